@@ -1,0 +1,41 @@
+//! rowvault: encrypted, row-aware backup and recovery for CRM databases.
+//!
+//! The map of the house, ground floor first. A file may use only what is listed above it; the
+//! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
+//!
+//! - ground: [`failure`], [`clock`], [`random`], [`id`]
+//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`]
+//! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
+//! - vault: [`repo`], where plaintext becomes sealed objects and back
+//! - jobs, one file a verb: [`job`]
+//! - faces: [`config`], [`cli`], [`demo`]
+
+pub mod failure;
+
+pub mod clock;
+pub mod random;
+
+pub mod id;
+
+pub mod row;
+pub mod sample;
+
+pub mod cut;
+
+pub mod crypto;
+pub mod format;
+
+pub mod store;
+
+pub mod recipient;
+pub mod source;
+pub mod state;
+
+pub mod repo;
+
+pub mod job;
+
+pub mod config;
+
+pub mod cli;
+pub mod demo;

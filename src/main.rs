@@ -1,0 +1,3 @@
+//! The `rowvault` binary: parse, run, failure class to exit code.
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! Rows: what tables hold and look like, as pure data.
+
+pub mod cell;
+
+pub mod codec;
+
+pub mod diff;
+
+pub mod key;
+
+pub mod merge;
+
+pub mod schema;

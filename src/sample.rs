@@ -1,0 +1,1 @@
+//! The sample CRM, from a seed.

@@ -1,0 +1,7 @@
+//! The mysql engine.
+
+pub mod capture;
+
+pub mod target;
+
+pub mod types;

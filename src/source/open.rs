@@ -1,0 +1,1 @@
+//! Which engine a URL means.

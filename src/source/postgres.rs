@@ -1,0 +1,7 @@
+//! The postgres engine.
+
+pub mod capture;
+
+pub mod target;
+
+pub mod types;

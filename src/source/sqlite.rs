@@ -1,0 +1,7 @@
+//! The sqlite engine.
+
+pub mod capture;
+
+pub mod target;
+
+pub mod types;

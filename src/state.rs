@@ -1,0 +1,1 @@
+//! The local state directory: a cache, rebuilt when lost.
