@@ -1,0 +1,12 @@
+//! The integration tests, in one binary, because one links faster than twenty.
+//!
+//! One module a topic; each starts what servers it needs on free ports or sockets of its own and
+//! ends them by the process id that it started. Long proofs are `#[ignore]`d tests whose names
+//! begin with `long_`; `tests/long.sh` runs them by name.
+
+/// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.
+/// Calling it again changes nothing.
+pub fn install_tls() {
+    // Another test of this process may have been first; both install the same provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The proofs that take longer than a change may: tests/long.sh NAME. Without a name, lists them.
+# A proof is an ignored test (or several) of the integration binary, named long_NAME….
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# name | what it proves
+readonly PROOFS='
+property | any schema, any rows: backup, restore, equal; 10,000 cases
+hostile  | every byte flipped, every length cut, every object deleted or swapped: never silently wrong
+memory   | 1 GiB backed up and restored within the memory that is promised
+kill     | the real binary killed at many moments; the next run needs no person
+'
+
+list() {
+  sed -n 's/^\([a-z_]*\) *| /  \1\t/p' <<<"$PROOFS" | expand -t 14
+}
+
+if [ $# -ne 1 ]; then
+  echo "usage: tests/long.sh NAME, where NAME is one of"
+  list
+  exit 2
+fi
+if ! grep -q "^$1 *|" <<<"$PROOFS"; then
+  echo "there is no long proof named '$1'; there are"
+  list
+  exit 2
+fi
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+cargo test --release --test it -- --ignored "long_$1" --nocapture 2>&1 | tee "$log"
+if grep -q '^running 0 tests' "$log"; then
+  echo "no test is named long_$1…: nothing was proven"
+  exit 1
+fi
