@@ -5,10 +5,13 @@
 //! knows where rows go or come from. Invariant: everything that one `Source` gives belongs to
 //! one instant, or the call fails.
 
+pub mod address;
+
 pub mod mysql;
-pub mod open;
 pub mod postgres;
 pub mod sqlite;
+
+pub mod open;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;

@@ -1,1 +1,44 @@
-//! Which engine a URL means.
+//! Which engine an address means, and the source or target that it gives.
+//!
+//! The one place that knows all engines. Nothing is read or connected here: that begins with
+//! `begin` and `prepare`.
+
+use crate::failure::{AnyFailure, Class};
+use crate::row::schema::Engine;
+use crate::source::{Source, Target};
+
+pub use super::address::{ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions};
+
+/// The database at `url`, to be read.
+///
+/// # Errors
+/// Invalid: the address or the options cannot be meant.
+pub fn source(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Source>, AnyFailure> {
+    let _ = options;
+    match url {
+        SourceUrl::Sqlite(_) => Err(unknown(Engine::Sqlite)),
+        SourceUrl::Postgres(_) => Err(unknown(Engine::Postgres)),
+        SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
+    }
+}
+
+/// The database at `url`, to be made.
+///
+/// # Errors
+/// Invalid: the address or the options cannot be meant.
+pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target>, AnyFailure> {
+    let _ = options;
+    match url {
+        SourceUrl::Sqlite(_) => Err(unknown(Engine::Sqlite)),
+        SourceUrl::Postgres(_) => Err(unknown(Engine::Postgres)),
+        SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
+    }
+}
+
+fn unknown(engine: Engine) -> AnyFailure {
+    AnyFailure::new(
+        Class::Invalid,
+        format!("this rowvault cannot work with {engine}"),
+        Some("use a newer rowvault".into()),
+    )
+}
