@@ -1,0 +1,353 @@
+//! The store: what the vault asks of a storage, with retries, in our own words.
+//!
+//! Reads and the writing of content-named objects, which may be repeated freely; what must happen
+//! once is in `settle`. Invariant: each method either did what it says or returns an error that
+//! says what is known about it.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use object_store::{GetRange, ObjectStore, PutMode};
+
+use crate::clock::{Clock, Timestamp};
+use crate::random::Random;
+use crate::store::error::{Error, Place, Trouble};
+use crate::store::layout::{ObjectPath, Prefix};
+use crate::store::options::StoreOptions;
+use crate::store::retry::Attempts;
+use crate::store::traffic::Requests;
+use crate::store::wire::Wire;
+
+/// Ranges closer than this are read by one request.
+const GAP_BYTES_MAX: u64 = 256 << 10;
+/// No joined read is longer than this, so that memory stays bounded.
+const JOINED_BYTES_MAX: u64 = 32 << 20;
+
+/// A storage, opened. Cloning it is cheap; clones share limits and counters.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    url: String,
+    wire: Wire,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+/// What the storage says about an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// Its bytes.
+    pub length: u64,
+    /// When it was written, by the storage's clock.
+    pub modified: Timestamp,
+}
+
+/// An object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which object.
+    pub path: ObjectPath,
+    /// Its bytes.
+    pub length: u64,
+    /// When it was written, by the storage's clock.
+    pub modified: Timestamp,
+}
+
+/// A whole listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The objects, in the order of their names, each once.
+    pub objects: Vec<Listed>,
+    /// Names that no version of this program writes, in order.
+    pub foreign: Vec<String>,
+}
+
+/// The end of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The last bytes: as many as were asked for, or the whole object where it is shorter.
+    pub bytes: Bytes,
+    /// The length of the whole object.
+    pub length: u64,
+}
+
+impl Store {
+    /// A store over any implementation of object_store; `url` is what messages call it.
+    pub fn from_object_store(
+        objects: Arc<dyn ObjectStore>,
+        url: &str,
+        options: &StoreOptions,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Store {
+        Store {
+            inner: Arc::new(Inner {
+                url: url.to_owned(),
+                wire: Wire::new(objects, options.clone(), clock.clone()),
+                clock,
+                random,
+            }),
+        }
+    }
+
+    /// The storage's URL, without credentials.
+    pub fn url(&self) -> &str {
+        &self.inner.url
+    }
+
+    /// What was asked of the storage so far, over all clones.
+    pub fn requests(&self) -> Requests {
+        self.inner.wire.counters().snapshot()
+    }
+
+    /// The clock that the store was opened with.
+    pub fn clock(&self) -> &dyn Clock {
+        self.inner.clock.as_ref()
+    }
+
+    /// The random source that the store was opened with.
+    pub fn random(&self) -> &dyn Random {
+        self.inner.random.as_ref()
+    }
+
+    /// Reads a whole object.
+    ///
+    /// # Errors
+    /// `Missing`; `Corrupt` where it is longer than its kind may be or came back short twice.
+    pub async fn get(&self, path: &ObjectPath) -> Result<Bytes, Error> {
+        let wire = self.wire();
+        let attempt = || wire.get(path, None, path.length_max());
+        let answer = self.repeat(self.place(path), attempt).await?;
+        Ok(answer.bytes)
+    }
+
+    /// Reads these bytes of an object, all of them. An empty range needs no request.
+    ///
+    /// # Errors
+    /// `Missing`; `Corrupt` where the object ends before the range does.
+    pub async fn get_range(&self, path: &ObjectPath, range: Range<u64>) -> Result<Bytes, Error> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let wire = self.wire();
+        let bounded = GetRange::Bounded(range);
+        let attempt = || wire.get(path, Some(bounded.clone()), path.length_max());
+        let answer = self.repeat(self.place(path), attempt).await?;
+        Ok(answer.bytes)
+    }
+
+    /// Reads these ranges, in the order given; near ones share a request, far ones run at once.
+    ///
+    /// # Errors
+    /// As `get_range`, of the first range that failed.
+    pub async fn get_ranges(
+        &self,
+        path: &ObjectPath,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>, Error> {
+        let joined = join(ranges);
+        let reads = joined
+            .iter()
+            .map(|range| self.get_range(path, range.clone()));
+        let bytes = try_join_all(reads).await?;
+        let part = |range: &Range<u64>| {
+            if range.is_empty() {
+                return Bytes::new();
+            }
+            let at = joined.partition_point(|one| one.start <= range.start) - 1;
+            let start = (range.start - joined[at].start) as usize;
+            bytes[at].slice(start..start + (range.end - range.start) as usize)
+        };
+        Ok(ranges.iter().map(part).collect())
+    }
+
+    /// Reads the last `length` bytes of an object (at least 1), or all of it where it is shorter.
+    ///
+    /// # Errors
+    /// `Missing`; `Corrupt` where it came back short twice, or is empty.
+    pub async fn get_suffix(&self, path: &ObjectPath, length: u64) -> Result<Tail, Error> {
+        let wire = self.wire();
+        let attempt = || wire.get(path, Some(GetRange::Suffix(length)), path.length_max());
+        match self.repeat(self.place(path), attempt).await {
+            Ok(answer) => Ok(Tail {
+                bytes: answer.bytes,
+                length: answer.length,
+            }),
+            Err(Error::NotSupported { .. }) => self.get_suffix_by_length(path, length).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Azure knows no suffix: ask for the length first.
+    async fn get_suffix_by_length(&self, path: &ObjectPath, length: u64) -> Result<Tail, Error> {
+        let whole = self.head(path).await?.length;
+        let start = whole.saturating_sub(length);
+        let bytes = self.get_range(path, start..whole).await?;
+        Ok(Tail {
+            bytes,
+            length: whole,
+        })
+    }
+
+    /// Length and time of an object.
+    ///
+    /// # Errors
+    /// `Missing`, also where the bucket is: the storage tells no difference here.
+    pub async fn head(&self, path: &ObjectPath) -> Result<ObjectFacts, Error> {
+        let wire = self.wire();
+        let found = self.repeat(self.place(path), || wire.head(path)).await?;
+        Ok(ObjectFacts {
+            length: found.length,
+            modified: found.modified,
+        })
+    }
+
+    /// Writes an object that is named by its bytes; writing it again changes nothing.
+    ///
+    /// # Panics
+    /// Where the path is not named by content: such objects are created, not put.
+    ///
+    /// # Errors
+    /// `Full`, `Denied`, `Transient`: it may be there all the same, and that harms nobody.
+    pub async fn put(&self, path: &ObjectPath, body: Bytes) -> Result<(), Error> {
+        assert!(
+            path.is_content_named(),
+            "{path} is not named by its content"
+        );
+        let wire = self.wire();
+        let attempt = || wire.put(path, body.clone(), PutMode::Overwrite);
+        self.repeat(self.place(path), attempt).await?;
+        Ok(())
+    }
+
+    /// Takes an object away; one that is not there is gone already.
+    ///
+    /// # Errors
+    /// `Denied`, `Transient`: it may be gone or not; deleting again is safe.
+    pub async fn delete(&self, path: &ObjectPath) -> Result<(), Error> {
+        let wire = self.wire();
+        match self.repeat(self.place(path), || wire.delete(path)).await {
+            Ok(()) | Err(Error::Missing { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects under `prefix`, sorted by name, each once; foreign names apart.
+    ///
+    /// # Errors
+    /// Any failure on any page: what was read up to it is thrown away, so that a list error never
+    /// looks like an empty or a shorter list.
+    pub async fn list(&self, prefix: Prefix) -> Result<Listing, Error> {
+        let wire = self.wire();
+        let folder = prefix.to_path();
+        let place = Place {
+            url: self.inner.url.clone(),
+            object: Some(format!("the listing of {prefix}")),
+        };
+        let found = self.repeat(place, || wire.list(&folder)).await?;
+        let mut listing = Listing::default();
+        for one in found {
+            match ObjectPath::parse(&one.path) {
+                Some(path) if prefix.covers(&one.path) => listing.objects.push(Listed {
+                    path,
+                    length: one.length,
+                    modified: one.modified,
+                }),
+                _ => listing.foreign.push(one.path),
+            }
+        }
+        listing.objects.sort_by_cached_key(|one| one.path.to_path());
+        listing.objects.dedup_by(|a, b| a.path == b.path);
+        listing.foreign.sort();
+        listing.foreign.dedup();
+        Ok(listing)
+    }
+
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.inner.wire
+    }
+
+    pub(crate) fn place(&self, path: &ObjectPath) -> Place {
+        Place {
+            url: self.inner.url.clone(),
+            object: Some(path.to_path()),
+        }
+    }
+
+    pub(crate) fn attempts(&self) -> Attempts<'_> {
+        let budget = &self.inner.wire.options().budget;
+        Attempts::new(budget, self.clock(), self.random())
+    }
+
+    /// Tries until it succeeds, the trouble is final, or the budget is used up.
+    pub(crate) async fn repeat<T, F>(
+        &self,
+        place: Place,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Trouble>>,
+    {
+        let mut attempts = self.attempts();
+        loop {
+            let trouble = match attempt().await {
+                Ok(answer) => return Ok(answer),
+                Err(trouble) => trouble,
+            };
+            match attempts.again(&trouble) {
+                Some(pause) => {
+                    self.wire().counters().retried();
+                    tokio::time::sleep(pause).await;
+                }
+                None => return Err(trouble.at(place, attempts.failed())),
+            }
+        }
+    }
+}
+
+/// The reads that cover `ranges`: sorted, disjoint, near ones joined.
+fn join(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted: Vec<Range<u64>> = ranges.iter().filter(|r| !r.is_empty()).cloned().collect();
+    sorted.sort_by_key(|range| (range.start, range.end));
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match joined.last_mut() {
+            Some(last)
+                if range.start <= last.end
+                    || (range.start - last.end <= GAP_BYTES_MAX
+                        && range.end - last.start <= JOINED_BYTES_MAX) =>
+            {
+                last.end = last.end.max(range.end);
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_ranges_are_joined_and_far_ones_are_not() {
+        let far = 10 * GAP_BYTES_MAX;
+        let ranges = [far..far + 10, 0..10, 5..20, 1000..1001, 7..7];
+        assert_eq!(join(&ranges), [0..1001, far..far + 10]);
+    }
+
+    #[test]
+    fn a_joined_read_stays_bounded() {
+        let step = GAP_BYTES_MAX;
+        let ranges: Vec<_> = (0..1000).map(|n| n * step..n * step + 1).collect();
+        let joined = join(&ranges);
+        assert!(joined.iter().all(|r| r.end - r.start <= JOINED_BYTES_MAX));
+        assert!(joined.len() < 10);
+    }
+}
