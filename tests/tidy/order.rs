@@ -64,8 +64,9 @@ const HOUSE: &[(&str, Children)] = &[
                 "shadow",
             ],
             last: &[],
-            // A ledger entry repeats the totals of the manifest that it announces.
-            exceptions: &[("ledger", "manifest")],
+            // A ledger entry repeats the totals of the manifest that it announces; a writer's name
+            // has one form, in its key file and in the keyring.
+            exceptions: &[("ledger", "manifest"), ("keyring", "keyslot")],
         },
     ),
     ("retention", Children::None),
