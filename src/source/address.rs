@@ -293,6 +293,8 @@ pub struct SourceOptions {
     pub exclude_data: Vec<TablePattern>,
     /// How many tables may be read at once, where the engine can (1 or more).
     pub parallel: usize,
+    /// The only place to look for PostgreSQL's client tools; none for the usual places.
+    pub pg_bin_dir: Option<PathBuf>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where random bytes come from.
@@ -306,6 +308,7 @@ impl Default for SourceOptions {
             exclude_tables: Vec::new(),
             exclude_data: Vec::new(),
             parallel: 2,
+            pg_bin_dir: None,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
         }
@@ -324,11 +327,26 @@ impl SourceOptions {
     }
 }
 
+/// Owners and rights in a restored database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// Leaves every object to the role that restores.
+    pub no_owner: bool,
+    /// Leaves out every grant.
+    pub no_privileges: bool,
+    /// Roles that stand for others: (old, new).
+    pub role_map: Vec<(String, String)>,
+}
+
 /// How a target is made; one set for all engines.
 #[derive(Clone)]
 pub struct TargetOptions {
     /// How many tables may be loaded at once, where the engine can (1 or more).
     pub parallel: usize,
+    /// The only place to look for PostgreSQL's client tools; none for the usual places.
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Whose the restored objects are (PostgreSQL).
+    pub ownership: Ownership,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where random bytes come from.
@@ -340,6 +358,8 @@ impl Default for TargetOptions {
     fn default() -> Self {
         TargetOptions {
             parallel: 2,
+            pg_bin_dir: None,
+            ownership: Ownership::default(),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
         }

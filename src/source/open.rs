@@ -5,19 +5,21 @@
 
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::Engine;
-use crate::source::sqlite::capture::SqliteSource;
 use crate::source::{Source, Target};
 
-pub use super::address::{ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions};
+pub use super::address::{
+    Ownership, ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions,
+};
 
 /// The database at `url`, to be read.
 ///
 /// # Errors
 /// Invalid: the address or the options cannot be meant.
 pub fn source(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Source>, AnyFailure> {
+    let _ = options;
     match url {
-        SourceUrl::Sqlite(path) => Ok(Box::new(SqliteSource::new(path, options))),
-        SourceUrl::Postgres(_) => Err(unknown(Engine::Postgres)),
+        SourceUrl::Sqlite(_) => Err(unknown(Engine::Sqlite)),
+        SourceUrl::Postgres(_) => super::postgres::source(url, options),
         SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
     }
 }
@@ -30,7 +32,7 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
     let _ = options;
     match url {
         SourceUrl::Sqlite(_) => Err(unknown(Engine::Sqlite)),
-        SourceUrl::Postgres(_) => Err(unknown(Engine::Postgres)),
+        SourceUrl::Postgres(_) => super::postgres::target(url, options),
         SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
     }
 }

@@ -1,7 +1,34 @@
-//! The postgres engine.
+//! PostgreSQL, 14 to 18: rows through COPY in text form, structure through `pg_dump` archives.
+//!
+//! All connections of a capture share one exported snapshot; every table is locked in ACCESS
+//! SHARE before that snapshot is taken, so that no rewrite can slip between the two. Invariant:
+//! a connection whose COPY was not read to its end is closed, never used again.
 
-pub mod capture;
+mod error;
+mod quote;
+mod types;
 
-pub mod target;
+mod client;
+mod tools;
 
-pub mod types;
+mod text;
+
+mod catalog;
+mod structure;
+
+mod state;
+
+mod rows;
+mod slices;
+
+mod capture;
+
+mod empty;
+mod load;
+mod settle;
+mod target;
+
+pub use capture::source;
+pub use error::Error;
+pub use quote::{identifier, literal};
+pub use target::target;

@@ -4,6 +4,10 @@
 //! ends them by the process id that it started. Long proofs are `#[ignore]`d tests whose names
 //! begin with `long_`; `tests/long.sh` runs them by name.
 
+mod postgres_pipe;
+mod postgres_round_trip;
+mod postgres_server;
+
 /// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.
 /// Calling it again changes nothing.
 pub fn install_tls() {

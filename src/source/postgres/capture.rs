@@ -1,1 +1,564 @@
-//! The postgres engine: capture.
+//! A PostgreSQL database as a source.
+//!
+//! One connection takes a lock on every table, then the snapshot, and holds both to the end;
+//! the others join that snapshot by its exported name and are checked to stand in it. Never more
+//! than `parallel` + 2 connections (the archive's is the last), never a lock beyond ACCESS SHARE.
+//! Invariant: rows, structure and large cells all come from that one snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::catalog::{self, Found};
+use super::client::{Client, LOCK_WAIT_MS};
+use super::error::Error;
+use super::structure::{ARCHIVE, LARGE_OBJECTS};
+use super::{quote, rows, state, tools};
+use crate::failure::{AnyFailure, Class};
+use crate::row::schema::{
+    Column, Engine, Key, KeyOrder, KeyOrigin, Structure, StructurePart, Table, TableName, ValueKind,
+};
+use crate::source::address::{ServerUrl, SourceOptions, SourceUrl};
+use crate::source::{Order, PieceSender, Source};
+
+/// The oldest server that is read.
+pub const MAJOR_MIN: u32 = 14;
+/// How often the list of tables may change under us before we give up.
+const ATTEMPTS_MAX: usize = 20;
+/// How many tables one LOCK names.
+const TABLES_A_LOCK: usize = 500;
+
+/// The fact that says why a table's rows are not captured.
+const ROWS_LEFT_OUT: &str = "rows_left_out";
+
+/// The PostgreSQL database at `url`, to be read.
+///
+/// # Errors
+/// Invalid: the address is another engine's.
+pub fn source(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Source>, AnyFailure> {
+    match url {
+        SourceUrl::Postgres(server) => Ok(Box::new(Capture {
+            server: server.clone(),
+            options: options.clone(),
+            begun: None,
+        })),
+        _ => Err(Error::stated(Class::Invalid, "not a PostgreSQL address", "").into()),
+    }
+}
+
+struct Capture {
+    server: ServerUrl,
+    options: SourceOptions,
+    begun: Option<Begun>,
+}
+
+/// A running capture.
+struct Begun {
+    /// Holds locks and snapshot; reads slices of large cells.
+    main: Mutex<Client>,
+    /// The exported snapshot's name.
+    snapshot: String,
+    /// What [`IDENTITY`] gives everywhere in this snapshot.
+    identity: String,
+    encoding: String,
+    idle: SyncMutex<Vec<Client>>,
+    slots: Semaphore,
+    /// Server processes whose statement nobody reads any more.
+    strays: Arc<SyncMutex<Vec<i32>>>,
+}
+
+/// Tells this snapshot of this run of this server from every other.
+const IDENTITY: &str = "SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_current_snapshot(), \
+ pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(), \
+ pg_catalog.pg_is_in_recovery())";
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+
+#[async_trait]
+impl Source for Capture {
+    async fn begin(&mut self) -> Result<Structure, AnyFailure> {
+        self.begun = None;
+        let mut main = Client::connect(&self.server).await?;
+        let outcome = self.start(&mut main).await;
+        match outcome {
+            Ok((structure, snapshot, identity, encoding)) => {
+                self.begun = Some(Begun {
+                    main: Mutex::new(main),
+                    snapshot,
+                    identity,
+                    encoding,
+                    idle: SyncMutex::default(),
+                    slots: Semaphore::new(self.parallel()),
+                    strays: Arc::default(),
+                });
+                Ok(structure)
+            }
+            Err(error) => {
+                main.close_hard().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn read(&self, table: &Table, order: Order, out: PieceSender) -> Result<u64, AnyFailure> {
+        let begun = self.begun.as_ref().ok_or_else(not_begun)?;
+        Ok(begun.read(&self.server, table, order, &out).await?)
+    }
+
+    fn parallel(&self) -> usize {
+        self.options.parallel.clamp(1, 64)
+    }
+
+    async fn end(&mut self) -> Result<(), AnyFailure> {
+        let begun = self.begun.take().ok_or_else(not_begun)?;
+        Ok(begun.end().await?)
+    }
+}
+
+fn not_begun() -> Error {
+    Error::stated(Class::Bug, "the capture has not begun", "")
+}
+
+impl Begun {
+    async fn read(
+        &self,
+        server: &ServerUrl,
+        table: &Table,
+        order: Order,
+        out: &PieceSender,
+    ) -> Result<u64, Error> {
+        let _slot = self.slots.acquire().await.map_err(|_| not_begun())?;
+        self.cancel_strays().await?;
+        let mut client = self.worker(server).await?;
+        let mut stray = Stray {
+            backend: Some(client.backend()),
+            strays: self.strays.clone(),
+        };
+        let read = rows::Read {
+            table,
+            order,
+            encoding: &self.encoding,
+            side: &self.main,
+        };
+        match rows::read(&mut client, &read, out).await {
+            Ok(count) => {
+                stray.backend = None;
+                self.idle().push(client);
+                Ok(count)
+            }
+            Err(error) => {
+                client.close_hard().await;
+                drop(stray);
+                // The first error is the one to tell.
+                let _ = self.cancel_strays().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that stands in the snapshot.
+    async fn worker(&self, server: &ServerUrl) -> Result<Client, Error> {
+        let waiting = self.idle().pop();
+        if let Some(client) = waiting {
+            return Ok(client);
+        }
+        let mut client = Client::connect(server).await?;
+        let join = format!(
+            "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
+            quote::literal(&self.snapshot)
+        );
+        client.run(&join, "joining the snapshot").await?;
+        let identity = client.value(IDENTITY, "joining the snapshot").await?;
+        if identity != self.identity {
+            return Err(Error::SnapshotLost {
+                database: client.database().to_owned(),
+                what: format!(
+                    "another connection reached {identity:?} instead of {:?}",
+                    self.identity
+                ),
+            });
+        }
+        Ok(client)
+    }
+
+    async fn cancel_strays(&self) -> Result<(), Error> {
+        let strays: Vec<i32> = {
+            let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.drain(..).collect()
+        };
+        for backend in strays {
+            self.main.lock().await.cancel(backend).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(self) -> Result<(), Error> {
+        let cancelled = self.cancel_strays().await;
+        let idle: Vec<Client> = self.idle().drain(..).collect();
+        for client in idle {
+            client.close().await;
+        }
+        let mut main = self.main.into_inner();
+        let lost = |what: String, database: &str| Error::SnapshotLost {
+            database: database.to_owned(),
+            what,
+        };
+        let identity = main.value(IDENTITY, "ending the snapshot").await;
+        let identity = identity.and_then(|found| cancelled.map(|()| found));
+        let outcome = match identity {
+            Ok(found) if found == self.identity => main
+                .run("COMMIT", "ending the snapshot")
+                .await
+                .map_err(|error| lost(error.to_string(), main.database())),
+            Ok(found) => Err(lost(format!("it became {found:?}"), main.database())),
+            Err(error) => Err(lost(error.to_string(), main.database())),
+        };
+        main.close().await;
+        outcome
+    }
+}
+
+/// Remembers a server process whose read was not finished, even where the future was dropped.
+struct Stray {
+    backend: Option<i32>,
+    strays: Arc<SyncMutex<Vec<i32>>>,
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend {
+            let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.push(backend);
+        }
+    }
+}
+
+impl Capture {
+    /// Locks, takes the snapshot and reads the structure; gives the snapshot's name, its
+    /// identity and the encoding too.
+    async fn start(&self, main: &mut Client) -> Result<(Structure, String, String, String), Error> {
+        let major = major_version(main).await?;
+        let snapshot = self.lock_and_snapshot(main).await?;
+        let identity = main.value(IDENTITY, "taking the snapshot").await?;
+        let found = catalog::tables(main).await?;
+        let mut state = state::read(main, &self.options).await?;
+        let mut facts = facts(main).await?;
+        let kept = dependents(main).await?;
+        let mut warnings = Vec::new();
+        let (mut tables, excluded) = self.choose(found, &kept, &facts, &mut warnings)?;
+        let archive = self
+            .dump(major, &snapshot, &excluded, &mut facts, &mut warnings)
+            .await?;
+        let left_out = tables
+            .iter()
+            .filter(|t| t.facts.contains_key(ROWS_LEFT_OUT));
+        let left_out: Vec<TableName> = left_out.map(|t| t.name.clone()).collect();
+        state.unchecked_keys = state::unchecked_keys(main, &left_out).await?;
+        if !state.large_objects.is_empty() {
+            tables.push(large_objects());
+        }
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        if !excluded.is_empty() {
+            let names: Vec<String> = excluded.iter().map(TableName::to_string).collect();
+            facts.insert("excluded_tables".into(), names.join(", "));
+        }
+        let encoding = state.database.encoding.clone();
+        let parts = vec![
+            StructurePart {
+                name: ARCHIVE.into(),
+                bytes: archive,
+            },
+            state.to_part(),
+        ];
+        let structure = Structure {
+            engine: Engine::Postgres,
+            tables,
+            parts,
+            facts,
+            warnings,
+        };
+        Ok((structure, snapshot, identity, encoding))
+    }
+
+    /// Locks every table, then takes the snapshot: a TRUNCATE or a rewrite between the two would
+    /// leave a table empty in it. Begins again where tables came or went meanwhile.
+    async fn lock_and_snapshot(&self, main: &mut Client) -> Result<String, Error> {
+        for _ in 0..ATTEMPTS_MAX {
+            let before = self.wanted(main).await?;
+            main.run(BEGIN, "beginning the snapshot").await?;
+            match lock(main, &before).await {
+                Ok(()) => {}
+                // A table, a schema or a right went away since the list was made.
+                Err(error) if matches!(error.code(), "42P01" | "3F000" | "42809") => {
+                    main.run("ROLLBACK", "beginning the snapshot").await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let export = "SELECT pg_catalog.pg_export_snapshot()";
+            let snapshot = main.value(export, "exporting the snapshot").await?;
+            if self.wanted(main).await? == before {
+                return Ok(snapshot);
+            }
+            main.run("ROLLBACK", "beginning the snapshot").await?;
+        }
+        Err(Error::stated(
+            Class::Busy,
+            format!(
+                "the tables of database {} changed each of {ATTEMPTS_MAX} times that they were listed",
+                main.database()
+            ),
+            "try again when nothing makes or drops tables",
+        ))
+    }
+
+    /// The tables to lock; an error where one of them may not be read.
+    async fn wanted(&self, main: &mut Client) -> Result<Vec<(String, TableName)>, Error> {
+        let listed = catalog::lockable(main).await?;
+        let wanted = listed
+            .into_iter()
+            .filter(|t| !self.options.excludes(&t.name));
+        let (readable, denied): (Vec<_>, Vec<_>) = wanted.partition(|t| t.readable);
+        if !denied.is_empty() {
+            let names: Vec<String> = denied.iter().map(|t| t.name.to_string()).collect();
+            return Err(state::unreadable("table", &names));
+        }
+        Ok(readable.into_iter().map(|t| (t.oid, t.name)).collect())
+    }
+
+    /// What is captured of each table, and which are left out altogether.
+    fn choose(
+        &self,
+        found: Vec<Found>,
+        kept: &BTreeMap<TableName, String>,
+        facts: &BTreeMap<String, String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Vec<Table>, Vec<TableName>), Error> {
+        let standby = facts
+            .get("in_recovery")
+            .is_some_and(|value| value == "true");
+        let (mut tables, mut excluded, mut filtered) = (Vec::new(), Vec::new(), Vec::new());
+        for Found {
+            mut table,
+            kind,
+            unlogged,
+            readable,
+            filtered: hidden,
+        } in found
+        {
+            let name = table.name.to_string();
+            let without = |why: &str, table: &mut Table| {
+                table.with_rows = false;
+                table.facts.insert(ROWS_LEFT_OUT.into(), why.into());
+            };
+            if self.options.excludes(&table.name) {
+                let Some(dependent) = kept.get(&table.name) else {
+                    excluded.push(table.name);
+                    continue;
+                };
+                warnings.push(format!(
+                    "table {name} is excluded, but {dependent} needs it: its structure is kept"
+                ));
+                without("excluded", &mut table);
+            } else if self.options.excludes_data(&table.name) {
+                without("excluded", &mut table);
+            } else if kind == 'r' && unlogged && standby {
+                warnings.push(format!(
+                    "unlogged table {name} has no rows on a standby: its structure is kept"
+                ));
+                without("unlogged on a standby", &mut table);
+            } else if kind == 'r' && (hidden || !readable) {
+                filtered.push(name);
+            }
+            tables.push(table);
+        }
+        if !filtered.is_empty() {
+            let kind = "every row (row-level security) of table";
+            return Err(state::unreadable(kind, &filtered));
+        }
+        Ok((tables, excluded))
+    }
+
+    async fn dump(
+        &self,
+        major: u32,
+        snapshot: &str,
+        excluded: &[TableName],
+        facts: &mut BTreeMap<String, String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<u8>, Error> {
+        let only_in = self.options.pg_bin_dir.as_deref();
+        let tool = tools::find("pg_dump", major, major, only_in).await?;
+        let connection = tools::Connection::new(&self.server)?;
+        let mut arguments: Vec<String> = vec![
+            "--format=custom".into(),
+            "--schema-only".into(),
+            "--create".into(),
+            "--compress=0".into(),
+            "--no-password".into(),
+            format!("--snapshot={snapshot}"),
+            format!("--lock-wait-timeout={LOCK_WAIT_MS}"),
+        ];
+        for table in excluded {
+            arguments.push(format!("--exclude-table={}", quote::table(table)));
+        }
+        arguments.push(connection.argument());
+        let output = tools::run(&tool, Some(&connection), &arguments, None).await?;
+        facts.insert("pg_dump_version".into(), tool.version);
+        warnings.extend(output.complaints);
+        Ok(output.bytes)
+    }
+}
+
+async fn major_version(client: &mut Client) -> Result<u32, Error> {
+    let sql = "SELECT pg_catalog.current_setting('server_version_num')";
+    let number = client.value(sql, "asking for the server's version").await?;
+    let major = number.parse::<u32>().unwrap_or_default() / 10_000;
+    if major < MAJOR_MIN {
+        return Err(Error::stated(
+            Class::Invalid,
+            format!("the server is PostgreSQL {major}, and {MAJOR_MIN} is the oldest that is read"),
+            "upgrade the server",
+        ));
+    }
+    Ok(major)
+}
+
+async fn lock(main: &mut Client, tables: &[(String, TableName)]) -> Result<(), Error> {
+    for group in tables.chunks(TABLES_A_LOCK) {
+        let names: Vec<String> = group
+            .iter()
+            .map(|(_, name)| format!("ONLY {}", quote::table(name)))
+            .collect();
+        let sql = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+        main.run(&sql, "locking the tables").await?;
+    }
+    Ok(())
+}
+
+/// Large objects as a table: their bytes are rows of 2 KiB pages.
+fn large_objects() -> Table {
+    let column = |name: &str, type_name: &str, kind| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        kind,
+        nullable: false,
+        default: None,
+        collation: None,
+        hidden: false,
+        facts: BTreeMap::new(),
+    };
+    Table {
+        name: TableName {
+            schema: Some(LARGE_OBJECTS.0.into()),
+            name: LARGE_OBJECTS.1.into(),
+        },
+        columns: vec![
+            column("loid", "oid", ValueKind::Integer),
+            column("pageno", "integer", ValueKind::Integer),
+            column("data", "bytea", ValueKind::Text),
+        ],
+        generated: Vec::new(),
+        key: Some(Key {
+            origin: KeyOrigin::Primary,
+            columns: vec![(0, KeyOrder::Integer), (1, KeyOrder::Integer)],
+        }),
+        foreign_keys: Vec::new(),
+        unique: Vec::new(),
+        with_rows: true,
+        facts: BTreeMap::from([("large_objects".into(), "true".into())]),
+    }
+}
+
+/// Tables that something else cannot be made without, and what that is.
+async fn dependents(client: &mut Client) -> Result<BTreeMap<TableName, String>, Error> {
+    let sql = "SELECT n.nspname::text, c.relname::text, \
+     pg_catalog.min(pg_catalog.pg_describe_object(d.classid, d.objid, 0)) \
+     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     JOIN pg_catalog.pg_depend d ON (d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+      AND d.refobjid = c.oid) OR (d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass \
+      AND d.refobjid = c.reltype) \
+     LEFT JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid \
+      AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+     LEFT JOIN pg_catalog.pg_constraint k ON k.oid = d.objid \
+      AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass \
+     LEFT JOIN pg_catalog.pg_class p ON p.oid = d.objid \
+      AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+     WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_' AND c.reltype <> 0 AND ( \
+      r.ev_class <> c.oid OR (k.contype = 'f' AND k.conrelid <> c.oid) \
+      OR (p.relkind IN ('r', 'p', 'f') AND p.oid <> c.oid) \
+      OR d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass) GROUP BY 1, 2";
+    let rows = client.rows(sql, "reading what depends on tables").await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let [schema, name, dependent] = catalog::texts(row);
+            let schema = Some(schema);
+            (TableName { schema, name }, dependent)
+        })
+        .collect())
+}
+
+/// Facts for the manifest and, later, for proving that rows did not change.
+async fn facts(client: &mut Client) -> Result<BTreeMap<String, String>, Error> {
+    let doing = "reading the server's facts";
+    let mut facts = BTreeMap::from([("consistency".to_owned(), "one snapshot".to_owned())]);
+    let mut queries: Vec<(&str, String)> = [
+        (
+            "server_version",
+            "pg_catalog.current_setting('server_version')",
+        ),
+        (
+            "server_version_num",
+            "pg_catalog.current_setting('server_version_num')",
+        ),
+        ("encoding", "pg_catalog.current_setting('server_encoding')"),
+        ("postmaster_start", "pg_catalog.pg_postmaster_start_time()"),
+        ("snapshot", "pg_catalog.pg_current_snapshot()"),
+        (
+            "snapshot_xmin",
+            "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())",
+        ),
+        ("in_recovery", "pg_catalog.pg_is_in_recovery()"),
+        (
+            "wal_position",
+            "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+             ELSE pg_catalog.pg_current_wal_lsn() END",
+        ),
+        ("captured_at", "pg_catalog.transaction_timestamp()"),
+        (
+            "extensions",
+            "(SELECT pg_catalog.string_agg(extname || ' ' || extversion, ', ' ORDER BY extname) \
+             FROM pg_catalog.pg_extension)",
+        ),
+    ]
+    .map(|(name, expression)| (name, expression.to_owned()))
+    .into();
+    let may = "SELECT (pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', \
+     'EXECUTE') AND pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', \
+     'EXECUTE'))::text";
+    if client.value(may, doing).await? == "true" {
+        let system = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
+        let timeline = "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())";
+        queries.push(("system_identifier", system.into()));
+        queries.push(("timeline", timeline.into()));
+    }
+    let list: Vec<String> = queries
+        .iter()
+        .map(|(_, expression)| format!("({expression})::pg_catalog.text"))
+        .collect();
+    let mut rows = client
+        .rows(&format!("SELECT {}", list.join(", ")), doing)
+        .await?;
+    let row = rows.pop().unwrap_or_default();
+    for ((name, _), value) in queries.iter().zip(row) {
+        facts.insert((*name).to_owned(), value.unwrap_or_default());
+    }
+    Ok(facts)
+}

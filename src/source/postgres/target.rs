@@ -1,1 +1,584 @@
-//! The postgres engine: target.
+//! A PostgreSQL database in the making.
+//!
+//! A database that does not exist is made under a side name and renamed when it is whole; one
+//! that exists and is empty is filled in place and emptied again on failure. Invariant: until
+//! `publish`, the asked-for name is as it was; triggers, indexes and keys come after rows, event
+//! triggers after everything.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex as SyncMutex, PoisonError};
+
+use async_trait::async_trait;
+use rustix::fs::MemfdFlags;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::client::Client;
+use super::error::Error;
+use super::structure::{self, ARCHIVE, State};
+use super::{empty, load, quote, rows, settle, tools};
+use crate::failure::{AnyFailure, Class};
+use crate::row::schema::{Engine, Structure, Table};
+use crate::source::address::{ServerUrl, SourceUrl, TargetOptions};
+use crate::source::{Order, PieceReceiver, PieceSender, Published, Target};
+
+/// The PostgreSQL database at `url`, to be made.
+///
+/// # Errors
+/// Invalid: the address is another engine's.
+pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target>, AnyFailure> {
+    match url {
+        SourceUrl::Postgres(server) => Ok(Box::new(Making {
+            asked: server.clone(),
+            options: options.clone(),
+            place: Place::None,
+            prepared: None,
+            warnings: Vec::new(),
+        })),
+        _ => Err(Error::stated(Class::Invalid, "not a PostgreSQL address", "").into()),
+    }
+}
+
+/// Where the database is being made.
+#[derive(Clone)]
+enum Place {
+    /// Nothing has been made.
+    None,
+    /// Beside, under another name.
+    Side(ServerUrl),
+    /// In the database that was asked for, which was empty.
+    Within,
+}
+
+struct Making {
+    asked: ServerUrl,
+    options: TargetOptions,
+    place: Place,
+    prepared: Option<Prepared>,
+    warnings: Vec<String>,
+}
+
+struct Prepared {
+    server: ServerUrl,
+    state: State,
+    encoding: String,
+    tool: tools::Tool,
+    archive: InMemory,
+    side: Mutex<Client>,
+    idle: SyncMutex<Vec<Client>>,
+    slots: Semaphore,
+}
+
+/// Bytes as a file that a tool can open and seek in, without a file on a disk.
+struct InMemory(File);
+
+impl InMemory {
+    fn new(bytes: &[u8]) -> Result<Self, Error> {
+        let made = rustix::fs::memfd_create("rowvault-archive", MemfdFlags::CLOEXEC)
+            .map_err(std::io::Error::from)
+            .and_then(|memory| {
+                let mut file = File::from(memory);
+                file.write_all(bytes).map(|()| InMemory(file))
+            });
+        made.map_err(|error| {
+            let what = format!("the structure cannot be handed to a client tool: {error}");
+            Error::stated(Class::Transient, what, "")
+        })
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+}
+
+#[async_trait]
+impl Target for Making {
+    async fn prepare(&mut self, structure: &Structure) -> Result<(), AnyFailure> {
+        Ok(self.start(structure).await?)
+    }
+
+    async fn load(&self, table: &Table, mut rows: PieceReceiver) -> Result<u64, AnyFailure> {
+        let prepared = self.prepared()?;
+        let _slot = prepared.slots.acquire().await.map_err(|_| not_prepared())?;
+        let mut client = prepared.worker().await?;
+        let load = load::Load {
+            table,
+            encoding: &prepared.encoding,
+            side: &prepared.side,
+        };
+        match load::load(&mut client, &load, &mut rows).await {
+            Ok(count) => {
+                prepared.idle().push(client);
+                Ok(count)
+            }
+            Err(error) => {
+                client.close_hard().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn finish(&mut self, structure: &Structure) -> Result<(), AnyFailure> {
+        Ok(self.complete(structure).await?)
+    }
+
+    async fn read_back(&self, table: &Table, out: PieceSender) -> Result<u64, AnyFailure> {
+        let prepared = self.prepared()?;
+        let _slot = prepared.slots.acquire().await.map_err(|_| not_prepared())?;
+        let mut client = prepared.worker().await?;
+        let read = rows::Read {
+            table,
+            order: Order::Physical,
+            encoding: &prepared.encoding,
+            side: &prepared.side,
+        };
+        match rows::read(&mut client, &read, &out).await {
+            Ok(count) => {
+                prepared.idle().push(client);
+                Ok(count)
+            }
+            Err(error) => {
+                client.close_hard().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn parallel(&self) -> usize {
+        self.options.parallel.clamp(1, 64)
+    }
+
+    async fn publish(&mut self) -> Result<Published, AnyFailure> {
+        Ok(self.put_in_place().await?)
+    }
+
+    async fn discard(&mut self) -> Result<(), AnyFailure> {
+        if let Some(prepared) = self.prepared.take() {
+            prepared.close().await;
+        }
+        let place = std::mem::replace(&mut self.place, Place::None);
+        let taken_away = match &place {
+            Place::None => Ok(()),
+            Place::Side(side) => drop_database(&self.asked, &side.database()).await,
+            Place::Within => empty_again(&self.asked).await,
+        };
+        if taken_away.is_err() {
+            self.place = place;
+        }
+        Ok(taken_away?)
+    }
+}
+
+fn not_prepared() -> Error {
+    Error::stated(Class::Bug, "the target has not been prepared", "")
+}
+
+impl Prepared {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn worker(&self) -> Result<Client, Error> {
+        let waiting = self.idle().pop();
+        match waiting {
+            Some(client) => Ok(client),
+            None => Client::connect(&self.server).await,
+        }
+    }
+
+    async fn close(self) {
+        let idle: Vec<Client> = self.idle().drain(..).collect();
+        for client in idle {
+            client.close_hard().await;
+        }
+        self.side.into_inner().close_hard().await;
+    }
+}
+
+/// A connection to some database of the server of `asked` that is not `asked` itself.
+async fn maintenance(asked: &ServerUrl) -> Result<Client, Error> {
+    let mut first = None;
+    for name in ["postgres", "template1"] {
+        if name == asked.database() {
+            continue;
+        }
+        match Client::connect(&asked.with_database(name)).await {
+            Ok(client) => return Ok(client),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(not_prepared))
+}
+
+async fn drop_database(asked: &ServerUrl, name: &str) -> Result<(), Error> {
+    let mut client = maintenance(asked).await?;
+    let sql = format!(
+        "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+        quote::identifier(name)
+    );
+    let dropped = client.run(&sql, "dropping the side database").await;
+    client.close().await;
+    dropped.map_err(|error| left_over(name, &error))
+}
+
+async fn empty_again(asked: &ServerUrl) -> Result<(), Error> {
+    let mut client = Client::connect(asked).await?;
+    let swept = empty::sweep(&mut client).await;
+    client.close().await;
+    swept.map_err(|error| left_over(&asked.database(), &error))
+}
+
+fn left_over(name: &str, error: &Error) -> Error {
+    Error::stated(
+        Class::Conflict,
+        format!("what was restored into database {name} could not be taken away: {error}"),
+        format!("drop database {} by hand", quote::identifier(name)),
+    )
+}
+
+impl Making {
+    fn prepared(&self) -> Result<&Prepared, Error> {
+        self.prepared.as_ref().ok_or_else(not_prepared)
+    }
+
+    async fn start(&mut self, structure: &Structure) -> Result<(), Error> {
+        if structure.engine != Engine::Postgres {
+            return Err(Error::stated(
+                Class::Invalid,
+                format!(
+                    "a snapshot of {} cannot become a PostgreSQL database",
+                    structure.engine
+                ),
+                "restore it into the engine that it came from",
+            ));
+        }
+        let state = State::of(structure)?;
+        let archive = structure::part(structure, ARCHIVE)?;
+        let existing = match Client::connect(&self.asked).await {
+            Ok(client) => Some(client),
+            Err(error) if error.code() == "3D000" => None,
+            Err(error) => return Err(error),
+        };
+        let made_here = existing.is_none();
+        let mut client = match existing {
+            Some(client) => client,
+            None => maintenance(&self.asked).await?,
+        };
+        let checked = self.check(&mut client, structure, &state, made_here).await;
+        let server = match (checked, made_here) {
+            (Err(error), _) => Err(error),
+            (Ok(()), false) => Ok(self.asked.clone()),
+            (Ok(()), true) => self.make_side(&mut client, &state).await,
+        };
+        let server = match server {
+            Ok(server) => server,
+            Err(error) => {
+                client.close().await;
+                return Err(error);
+            }
+        };
+        client.close().await;
+        if !made_here {
+            self.place = Place::Within;
+        }
+        let made = self
+            .fill_before_rows(structure, state, archive, server)
+            .await?;
+        self.prepared = Some(made);
+        Ok(())
+    }
+
+    /// Everything that can be known to go wrong before anything is written.
+    async fn check(
+        &mut self,
+        client: &mut Client,
+        structure: &Structure,
+        state: &State,
+        made_here: bool,
+    ) -> Result<(), Error> {
+        let major = server_major(client).await?;
+        let source = source_major(structure)?;
+        if major < source {
+            return Err(Error::stated(
+                Class::Invalid,
+                format!(
+                    "the snapshot is of PostgreSQL {source}, and the target is older ({major})"
+                ),
+                format!("restore into PostgreSQL {source} or newer"),
+            ));
+        }
+        if !made_here && let Some(found) = empty::find(client).await? {
+            return Err(Error::stated(
+                Class::Conflict,
+                format!(
+                    "database {} is not empty: it has {found}",
+                    self.asked.database()
+                ),
+                "name a database that does not exist, or an empty one",
+            ));
+        }
+        self.check_roles(client, state).await?;
+        let sql = "SELECT name::text FROM pg_catalog.pg_available_extensions";
+        let available = client.rows(sql, "checking the target's extensions").await?;
+        let extensions = structure.facts.get("extensions").map_or("", String::as_str);
+        let missing: Vec<&str> = extensions
+            .split(", ")
+            .filter_map(|extension| extension.rsplit_once(' ').map(|(name, _)| name))
+            .filter(|name| !available.iter().any(|row| row[0].as_deref() == Some(name)))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::stated(
+                Class::Missing,
+                format!("the target server has no extension {}", missing.join(", ")),
+                "install the extension's package on the target server",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn check_roles(&self, client: &mut Client, state: &State) -> Result<(), Error> {
+        let ownership = &self.options.ownership;
+        let sql = "SELECT rolname::text FROM pg_catalog.pg_roles";
+        let there = client.rows(sql, "checking the target's roles").await?;
+        let missing: Vec<&str> = state
+            .roles
+            .iter()
+            .filter(|(_, used)| {
+                (used.owns && !ownership.no_owner)
+                    || (used.granted && !ownership.no_privileges)
+                    || used.policy
+            })
+            .map(|(name, _)| settle::mapped(name, ownership))
+            .filter(|name| !there.iter().any(|row| row[0].as_deref() == Some(name)))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::stated(
+            Class::Conflict,
+            format!("the target server has no role {}", missing.join(", ")),
+            "make the roles there, or use --role-map OLD=NEW, or --no-owner and --no-privileges",
+        ))
+    }
+
+    /// Makes an empty database beside, with the encoding and locale that the source had.
+    async fn make_side(&mut self, client: &mut Client, state: &State) -> Result<ServerUrl, Error> {
+        let stamp = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp(), 'YYYYMMDDHH24MISSMS')";
+        let stamp = client.value(stamp, "asking for the time").await?;
+        let mut name = self.asked.database();
+        let mut end = name.len().min(63 - "_rowvault_".len() - stamp.len());
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name.truncate(end);
+        let name = format!("{name}_rowvault_{stamp}");
+        let doing = "making the side database";
+        let exact = settle::create_database(&name, &state.database, true);
+        match client.run(&exact, doing).await {
+            Ok(()) => {}
+            Err(error) if matches!(error.code(), "42809" | "22023" | "42704" | "0A000") => {
+                self.warnings.push(format!(
+                    "the target server cannot give the database its locale {} ({error}); \
+                     it has the server's own",
+                    state.database.collate
+                ));
+                let plain = settle::create_database(&name, &state.database, false);
+                client.run(&plain, doing).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        let server = self.asked.with_database(&name);
+        self.place = Place::Side(server.clone());
+        Ok(server)
+    }
+
+    async fn fill_before_rows(
+        &mut self,
+        structure: &Structure,
+        state: State,
+        archive: &[u8],
+        server: ServerUrl,
+    ) -> Result<Prepared, Error> {
+        let mut side = Client::connect(&server).await?;
+        let written_by = structure
+            .facts
+            .get("pg_dump_version")
+            .map_or("", String::as_str);
+        let digits: String = written_by
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        let written_by = digits.parse().unwrap_or_default();
+        let major = server_major(&mut side).await?;
+        let only_in = self.options.pg_bin_dir.as_deref();
+        let tool = tools::find("pg_restore", major, written_by, only_in).await?;
+        let archive = InMemory::new(archive)?;
+        self.restore(&tool, &server, &archive, &["--section=pre-data".into()])
+            .await?;
+        settle::create_large_objects(&mut side, &state).await?;
+        Ok(Prepared {
+            server,
+            encoding: state.database.encoding.clone(),
+            state,
+            tool,
+            archive,
+            side: Mutex::new(side),
+            idle: SyncMutex::default(),
+            slots: Semaphore::new(self.parallel()),
+        })
+    }
+
+    /// Runs `pg_restore` on the archive with further arguments.
+    async fn restore(
+        &self,
+        tool: &tools::Tool,
+        server: &ServerUrl,
+        archive: &InMemory,
+        further: &[String],
+    ) -> Result<(), Error> {
+        let connection = tools::Connection::new(server)?;
+        let mut arguments: Vec<String> = vec![
+            "--exit-on-error".into(),
+            "--no-password".into(),
+            "--no-subscriptions".into(),
+            connection.argument(),
+        ];
+        if self.options.ownership.no_owner {
+            arguments.push("--no-owner".into());
+        }
+        if self.options.ownership.no_privileges {
+            arguments.push("--no-privileges".into());
+        }
+        arguments.extend_from_slice(further);
+        arguments.push(archive.path());
+        tools::run(tool, Some(&connection), &arguments, None).await?;
+        Ok(())
+    }
+
+    async fn complete(&mut self, structure: &Structure) -> Result<(), Error> {
+        let _ = structure;
+        let prepared = self.prepared()?;
+        let chosen = |later: bool| entries(prepared, later);
+        let (now, later) = (chosen(false).await?, chosen(true).await?);
+        let list = InMemory::new(now.as_bytes())?;
+        let arguments = [
+            "--section=post-data".to_owned(),
+            format!("--jobs={}", self.parallel()),
+            format!("--use-list={}", list.path()),
+        ];
+        self.restore(
+            &prepared.tool,
+            &prepared.server,
+            &prepared.archive,
+            &arguments,
+        )
+        .await?;
+        let mut warnings = Vec::new();
+        let mut side = prepared.side.lock().await;
+        settle::sequences(&mut side, &prepared.state).await?;
+        settle::unchecked_keys(&mut side, &prepared.state, &mut warnings).await?;
+        settle::own_large_objects(&mut side, &prepared.state, &self.options.ownership).await?;
+        settle::fill_views(&mut side, &prepared.state, &mut warnings).await?;
+        drop(side);
+        if later.contains(" SUBSCRIPTION ") {
+            warnings.push("subscriptions are not restored: make them again by hand".into());
+        }
+        self.warnings.extend(warnings);
+        Ok(())
+    }
+
+    async fn put_in_place(&mut self) -> Result<Published, Error> {
+        let prepared = self.prepared()?;
+        let later = entries(prepared, true).await?;
+        if later.contains(" EVENT TRIGGER ") {
+            let list = InMemory::new(later.as_bytes())?;
+            let arguments = [
+                "--section=post-data".to_owned(),
+                format!("--use-list={}", list.path()),
+            ];
+            self.restore(
+                &prepared.tool,
+                &prepared.server,
+                &prepared.archive,
+                &arguments,
+            )
+            .await?;
+        }
+        let prepared = self.prepared.take().ok_or_else(not_prepared)?;
+        let state = prepared.state.clone();
+        prepared.close().await;
+        let name = self.asked.database();
+        let mut client = maintenance(&self.asked).await?;
+        if let Place::Side(side) = &self.place {
+            let sql = format!(
+                "ALTER DATABASE {} RENAME TO {}",
+                quote::identifier(&side.database()),
+                quote::identifier(&name)
+            );
+            rename(&mut client, &sql).await?;
+        }
+        self.place = Place::None;
+        let ownership = &self.options.ownership;
+        let warnings = &mut self.warnings;
+        settle::database(&mut client, &name, &state.database, ownership, warnings).await?;
+        client.close().await;
+        Ok(Published {
+            place: SourceUrl::Postgres(self.asked.clone()).display(),
+            warnings: std::mem::take(&mut self.warnings),
+        })
+    }
+}
+
+/// Renames; sessions that were just closed may be seen for a moment longer.
+async fn rename(client: &mut Client, sql: &str) -> Result<(), Error> {
+    for attempt in 0u32.. {
+        match client.run(sql, "renaming the side database").await {
+            Err(error) if error.code() == "55006" && attempt < 50 => {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            other => return other,
+        }
+    }
+    Ok(())
+}
+
+/// The archive's entries as a list for `pg_restore`: those that come with indexes and keys or,
+/// `later`, those that must come after everything. Foreign keys into tables without rows are in
+/// neither.
+async fn entries(prepared: &Prepared, later: bool) -> Result<String, Error> {
+    let arguments = ["--list".to_owned(), prepared.archive.path()];
+    let listed = tools::run(&prepared.tool, None, &arguments, None).await?;
+    let listed = String::from_utf8_lossy(&listed.bytes).into_owned();
+    let unchecked: Vec<String> = prepared
+        .state
+        .unchecked_keys
+        .iter()
+        .map(|(schema, table, name, _)| format!(" FK CONSTRAINT {schema} {table} {name} "))
+        .collect();
+    let last = [" EVENT TRIGGER ", " SUBSCRIPTION "];
+    let chosen = listed.lines().filter(|line| {
+        let is_last = last.iter().any(|kind| line.contains(kind));
+        is_last == later && !unchecked.iter().any(|key| line.contains(key.as_str()))
+    });
+    Ok(chosen.collect::<Vec<_>>().join("\n") + "\n")
+}
+
+async fn server_major(client: &mut Client) -> Result<u32, Error> {
+    let sql = "SELECT pg_catalog.current_setting('server_version_num')";
+    let number = client.value(sql, "asking for the server's version").await?;
+    Ok(number.parse::<u32>().unwrap_or_default() / 10_000)
+}
+
+fn source_major(structure: &Structure) -> Result<u32, Error> {
+    let number = structure.facts.get("server_version_num");
+    let number = number.and_then(|number| number.parse::<u32>().ok());
+    let major = number.map(|number| number / 10_000);
+    major.ok_or_else(|| {
+        Error::stated(
+            Class::Corrupt,
+            "the snapshot does not say of which PostgreSQL version it is",
+            "restore another snapshot",
+        )
+    })
+}
