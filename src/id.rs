@@ -29,6 +29,12 @@ pub enum Error {
         /// What was given.
         text: String,
     },
+    /// Not the name of a key slot.
+    #[error("{text:?} is not the name of a key slot, which has 8 characters of a-z and 2-7")]
+    Slot {
+        /// What was given.
+        text: String,
+    },
     /// Not a source name.
     #[error("{text:?} is not a source name")]
     Source {
@@ -188,6 +194,52 @@ impl Digest {
     pub fn subtract(&mut self, other: Digest) {
         let rest = u128::from_le_bytes(self.0).wrapping_sub(u128::from_le_bytes(other.0));
         self.0 = rest.to_le_bytes();
+    }
+}
+
+/// The drawn name of a key slot: 8 characters of `a-z2-7`, short enough to be typed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId([u8; 8]);
+
+impl SlotId {
+    const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+    /// Draws a new name.
+    pub fn draw(random: &dyn Random) -> Self {
+        let drawn: [u8; 8] = draw(random);
+        SlotId(drawn.map(|byte| Self::LETTERS[usize::from(byte % 32)]))
+    }
+
+    /// The 8 characters as bytes.
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|&letter| write!(f, "{}", char::from(letter)))
+    }
+}
+
+impl fmt::Debug for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SlotId({self})")
+    }
+}
+
+impl FromStr for SlotId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        <[u8; 8]>::try_from(text.as_bytes())
+            .ok()
+            .filter(|bytes| bytes.iter().all(|byte| Self::LETTERS.contains(byte)))
+            .map(SlotId)
+            .ok_or_else(|| Error::Slot {
+                text: text.to_owned(),
+            })
     }
 }
 

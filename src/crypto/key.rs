@@ -22,7 +22,6 @@ pub(super) mod context {
     pub const OWNER: &str = "rowvault v1 owner ed25519";
     pub const CHECK: &str = "rowvault v1 key check";
     pub const SIGNATURE: &str = "rowvault v1 signature";
-    pub const SLOT: &str = "rowvault v1 key slot";
 }
 
 /// Stands before a large cell's bytes; no canonical row starts with it, so that no cell's digest

@@ -115,6 +115,26 @@ pub enum Error {
         /// Its value.
         value: u64,
     },
+    /// A checksum or a signature over the whole that does not match.
+    #[error("the {what} is damaged or was altered: its {proof} does not match")]
+    Damaged {
+        /// What was being read.
+        what: &'static str,
+        /// What does not match.
+        proof: &'static str,
+    },
+    /// A whole object that belongs somewhere else.
+    #[error("the {what} stands in the wrong place: it says {field} {found}, expected {expected}")]
+    Misplaced {
+        /// What was being read.
+        what: &'static str,
+        /// The field that names the place.
+        field: &'static str,
+        /// The place that it names.
+        found: String,
+        /// The place where it was found.
+        expected: String,
+    },
     /// A body that cannot be decoded.
     #[error("the body of the {what} cannot be decoded: {why}")]
     Body {
@@ -142,6 +162,15 @@ impl Failure for Error {
     }
     fn hint(&self) -> Option<String> {
         match self {
+            Error::Foreign { what: "repository" } => {
+                Some("check --repo: something else is stored there".into())
+            }
+            Error::Damaged {
+                what: "key slot", ..
+            }
+            | Error::Misplaced {
+                what: "key slot", ..
+            } => Some("open the repository by another key slot or the recovery sheet".into()),
             Error::Version { .. } | Error::Feature { .. } => {
                 Some("use a newer rowvault for this repository".into())
             }

@@ -5,6 +5,7 @@
 
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::Engine;
+use crate::source::sqlite::capture::SqliteSource;
 use crate::source::{Source, Target};
 
 pub use super::address::{
@@ -16,9 +17,8 @@ pub use super::address::{
 /// # Errors
 /// Invalid: the address or the options cannot be meant.
 pub fn source(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Source>, AnyFailure> {
-    let _ = options;
     match url {
-        SourceUrl::Sqlite(_) => Err(unknown(Engine::Sqlite)),
+        SourceUrl::Sqlite(path) => Ok(Box::new(SqliteSource::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::source(url, options),
         SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
     }
