@@ -6,6 +6,7 @@
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::Engine;
 use crate::source::sqlite::capture::SqliteSource;
+use crate::source::sqlite::target::SqliteTarget;
 use crate::source::{Source, Target};
 
 pub use super::address::{
@@ -29,9 +30,8 @@ pub fn source(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Source
 /// # Errors
 /// Invalid: the address or the options cannot be meant.
 pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target>, AnyFailure> {
-    let _ = options;
     match url {
-        SourceUrl::Sqlite(_) => Err(unknown(Engine::Sqlite)),
+        SourceUrl::Sqlite(path) => Ok(Box::new(SqliteTarget::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::target(url, options),
         SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
     }

@@ -18,6 +18,10 @@ pub mod rows;
 
 pub mod capture;
 
+pub mod load;
+
+pub mod target;
+
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Class, Failure};
