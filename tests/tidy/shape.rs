@@ -5,6 +5,7 @@ use super::{Fault, File};
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
+const BEGINNING_LINES_MAX: usize = 12;
 
 /// Words that stand nowhere but in the files named, and why.
 const WORDS: &[(&[&str], &[&str], &str)] = &[
@@ -65,6 +66,17 @@ pub fn lengths(file: &File) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !file.scan.text.starts_with("//! ") {
         faults.push(file.fault(1, "a file begins with //! and says what it is"));
+    }
+    let beginning = file
+        .scan
+        .text
+        .lines()
+        .take_while(|line| line.starts_with("//!"));
+    // A table of the beginning is a specification, and as long as it has to be.
+    let beginning = beginning.filter(|line| !line.starts_with("//! |")).count();
+    if beginning > BEGINNING_LINES_MAX && !file.module.is_empty() {
+        let rule = format!("{beginning} lines of //!, where {BEGINNING_LINES_MAX} are the most");
+        faults.push(file.fault(1, rule));
     }
     let starts = file.scan.text.split_inclusive('\n').scan(0, |at, line| {
         let start = *at;
@@ -194,6 +206,9 @@ mod tests {
         assert_eq!(lengths(&file("//! A job.\n")).len(), 0);
         assert_eq!(lengths(&file("// A job.\n")).len(), 1);
         assert_eq!(lengths(&file("\n//! A job.\n")).len(), 1);
+        assert_eq!(lengths(&file(&"//! A job.\n".repeat(13))).len(), 1);
+        let table = "//! A job.\n".repeat(12) + &"//! | a | b |\n".repeat(9);
+        assert_eq!(lengths(&file(&table)).len(), 0);
     }
 
     #[test]
