@@ -89,6 +89,16 @@ impl ObjectPath {
         )
     }
 
+    /// False where the path names other bytes than these; true also where it names none.
+    pub fn may_name(&self, bytes: &[u8]) -> bool {
+        match self {
+            ObjectPath::Pack(id) | ObjectPath::Index(id) | ObjectPath::Manifest(_, id) => {
+                blake3::hash(bytes) == id.0
+            }
+            _ => true,
+        }
+    }
+
     /// The longest that an object of this kind may be; a longer one is refused unread.
     pub fn length_max(&self) -> u64 {
         match self {

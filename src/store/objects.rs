@@ -116,10 +116,11 @@ impl Store {
         self.inner.random.as_ref()
     }
 
-    /// Reads a whole object.
+    /// Reads a whole object; one that is named by its bytes is checked against its name.
     ///
     /// # Errors
-    /// `Missing`; `Corrupt` where it is longer than its kind may be or came back short twice.
+    /// `Missing`; `Corrupt` where it is longer than its kind may be, or came back short or altered
+    /// twice.
     pub async fn get(&self, path: &ObjectPath) -> Result<Bytes, Error> {
         let wire = self.wire();
         let attempt = || wire.get(path, None, path.length_max());
@@ -130,7 +131,8 @@ impl Store {
     /// Reads these bytes of an object, all of them. An empty range needs no request.
     ///
     /// # Errors
-    /// `Missing`; `Corrupt` where the object ends before the range does.
+    /// `Missing`; `Corrupt` where the object ends before the range does. Altered bytes are not
+    /// found out here but by whoever opens them.
     pub async fn get_range(&self, path: &ObjectPath, range: Range<u64>) -> Result<Bytes, Error> {
         if range.is_empty() {
             return Ok(Bytes::new());

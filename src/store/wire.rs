@@ -139,17 +139,19 @@ impl Wire {
         self.counters.sent(Request::Put, 1);
         self.counters.up(length);
         let location = Path::from(path.to_path());
-        let put = self
-            .objects
-            .put_opts(&location, body.into(), self.put_options(path, mode));
+        // A replacement that finds nothing lost a race; another write finds at least its bucket.
+        let absent = match mode {
+            PutMode::Update(_) => Trouble::Conflict,
+            _ => Trouble::Invalid("the storage has no place for it; is the bucket there?".into()),
+        };
+        let options = self.put_options(path, mode);
+        let put = self.objects.put_opts(&location, body.into(), options);
         match self.within(self.options.deadline(length), put).await {
             Ok(result) => Ok(Version {
                 e_tag: result.e_tag,
                 version: result.version,
             }),
-            Err(Trouble::Missing) => Err(Trouble::Invalid(
-                "the storage has no place for it; the bucket may be missing".to_owned(),
-            )),
+            Err(Trouble::Missing) => Err(absent),
             Err(trouble) => Err(trouble),
         }
     }
@@ -212,6 +214,11 @@ impl Wire {
             }
         };
         self.counters.down(expected);
+        if range.is_none() && !path.may_name(&bytes) {
+            return Err(Trouble::Misfit(
+                "its bytes are not those of its name".to_owned(),
+            ));
+        }
         Ok(Answer {
             bytes,
             length,

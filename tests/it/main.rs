@@ -14,3 +14,7 @@ pub fn install_tls() {
     // Another test of this process may have been first; both install the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
+
+mod store;
+mod store_directory;
+mod store_faults;
