@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use crate::store::retry::Budget;
 
 /// What to do where the directory of a local repository does not exist.
@@ -66,6 +68,8 @@ impl StoreOptions {
 pub struct S3Options {
     /// The server, as `https://host[:port]`; none for Amazon's.
     pub endpoint: Option<String>,
+    /// Who we are; none for the `AWS_*` variables, or what the machine or container provides.
+    pub credentials: Option<S3Credentials>,
     /// The region; none for `AWS_REGION`, `AWS_DEFAULT_REGION`, or us-east-1.
     pub region: Option<String>,
     /// How a bucket stands in a request.
@@ -76,6 +80,15 @@ pub struct S3Options {
     pub plain_http: PlainHttp,
     /// The storage class of packs, such as `STANDARD_IA`.
     pub storage_class: Option<String>,
+}
+
+/// A key pair of S3; the secret is never shown.
+#[derive(Clone, Debug)]
+pub struct S3Credentials {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: SecretString,
 }
 
 /// How a bucket stands in a request.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
+use secrecy::ExposeSecret;
+
 use crate::store::options::{Addressing, PlainHttp, S3Options, StoreOptions};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +28,11 @@ pub(crate) fn open(bucket: &str, options: &StoreOptions) -> Result<impl ObjectSt
         .with_retry(no_retries());
     if let Some(region) = &s3.region {
         builder = builder.with_region(region);
+    }
+    if let Some(own) = &s3.credentials {
+        builder = builder
+            .with_access_key_id(&own.access_key_id)
+            .with_secret_access_key(own.secret_access_key.expose_secret());
     }
     let endpoint = endpoint(s3, &builder);
     let plain_http = match &endpoint {

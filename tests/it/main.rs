@@ -15,6 +15,8 @@ pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+mod moto;
 mod store;
 mod store_directory;
 mod store_faults;
+mod store_s3;

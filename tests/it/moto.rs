@@ -1,0 +1,69 @@
+//! A real S3 server for the suite: moto, from its Python package.
+//!
+//! Found through `ROWVAULT_MOTO`, the path of `moto_server`; without it the tests that need it say
+//! so and pass. Each server gets a free port from the system and ends with its value.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use rowvault::store::{S3Credentials, S3Options};
+
+/// A running server.
+pub struct Moto {
+    child: Child,
+    endpoint: String,
+}
+
+impl Moto {
+    /// Starts a server; none, with a word on stderr, where no program for it was named.
+    pub fn start() -> Option<Moto> {
+        let Some(program) = std::env::var_os("ROWVAULT_MOTO") else {
+            eprintln!("skipped: ROWVAULT_MOTO names no moto_server");
+            return None;
+        };
+        let mut child = Command::new(program)
+            .args(["-H", "127.0.0.1", "-p", "0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ROWVAULT_MOTO can be started");
+        let stderr = child.stderr.take().expect("its stderr is a pipe");
+        let mut lines = BufReader::new(stderr).lines();
+        let endpoint = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.split_once("Running on ")?.1.trim().to_owned()))
+            .expect("the server says where it listens");
+        // It logs every request; a full pipe would stop it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Some(Moto { child, endpoint })
+    }
+
+    /// What a store needs to be told to use this server.
+    pub fn options(&self) -> S3Options {
+        S3Options {
+            endpoint: Some(self.endpoint.clone()),
+            region: Some("us-east-1".to_owned()),
+            credentials: Some(S3Credentials {
+                access_key_id: "test".to_owned(),
+                secret_access_key: "test-secret".to_owned().into(),
+            }),
+            ..S3Options::default()
+        }
+    }
+
+    /// Makes a bucket.
+    pub async fn make_bucket(&self, name: &str) {
+        crate::install_tls();
+        let url = format!("{}/{name}", self.endpoint);
+        let answer = reqwest::Client::new().put(url).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
