@@ -26,7 +26,7 @@ pub struct RowCutter {
 }
 
 /// Γ(5/4): the mean of a Weibull distribution of shape 4 and scale 1.
-const MEAN_OF_SHAPE_4: f64 = 0.906_402_477_055_477_1;
+const MEAN_OF_SHAPE_4: f64 = 0.906_402_477_055_477;
 
 impl RowCutter {
     /// A cutter for chunks of `target_bytes` (1 KiB or more; 64 KiB is usual) on average.
@@ -176,5 +176,183 @@ impl CellCutter {
         self.hash = hash;
         self.hashed = self.hashed.max(self.piece.len());
         (self.piece.len() == CELL_BYTES_MAX).then_some(CELL_BYTES_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SeededRandom;
+
+    const TARGET: usize = 64 << 10;
+
+    /// Keys and lengths of rows, about 200 bytes each.
+    fn rows(count: u64) -> Vec<(u64, usize)> {
+        let random = SeededRandom::new(7);
+        (0..count)
+            .map(|id| (id, 40 + random.below(320) as usize))
+            .collect()
+    }
+
+    /// The chunks that `rows` are cut into: first key and bytes of each.
+    fn chunks(rows: &[(u64, usize)]) -> Vec<(u64, usize)> {
+        let cutter = RowCutter::new(&[9; 32], TARGET);
+        let mut chunks: Vec<(u64, usize)> = Vec::new();
+        for &(id, length) in rows {
+            match chunks.last_mut() {
+                Some((_, bytes)) if !cutter.cut_before(&id.to_be_bytes(), *bytes, length) => {
+                    *bytes += length;
+                }
+                _ => chunks.push((id, length)),
+            }
+        }
+        chunks
+    }
+
+    #[test]
+    fn chunks_follow_the_distribution_of_shape_4() {
+        let chunks = chunks(&rows(600_000));
+        let sizes: Vec<f64> = chunks
+            .iter()
+            .map(|(_, bytes)| *bytes as f64 / TARGET as f64)
+            .collect();
+        let share = |below: f64| {
+            sizes.iter().filter(|size| **size < below).count() as f64 / sizes.len() as f64
+        };
+        let mean = sizes.iter().sum::<f64>() / sizes.len() as f64;
+        let spread = (sizes.iter().map(|size| (size - mean).powi(2)).sum::<f64>()
+            / sizes.len() as f64)
+            .sqrt();
+        println!(
+            "{} chunks, mean {mean:.3}, spread {spread:.3}, below 1/4 {:.5}",
+            sizes.len(),
+            share(0.25)
+        );
+        assert!((0.97..1.03).contains(&mean), "mean is {mean} of the target");
+        // A Weibull distribution of shape 4 has a spread of 0.281 of its mean.
+        assert!(
+            (0.26..0.30).contains(&spread),
+            "spread is {spread} of the target"
+        );
+        assert!(share(0.25) < 0.001);
+        assert!(share(0.5) < 0.06);
+        assert!(
+            (0.45..0.55).contains(&share(1.0 / MEAN_OF_SHAPE_4 * 0.9124)),
+            "the median is elsewhere"
+        );
+        assert!(share(2.0) > 0.999);
+    }
+
+    #[test]
+    fn an_edit_changes_only_the_chunks_near_it() {
+        let rows = rows(60_000);
+        let before = chunks(&rows);
+        let (mut changed, mut worst) = (0, 0);
+        for edit in 0..100 {
+            let mut edited = rows.clone();
+            let at = 300 + edit * 590;
+            if edit % 2 == 0 {
+                edited.remove(at);
+            } else {
+                edited.insert(at, (u64::MAX - edit as u64, 90));
+            }
+            let after = chunks(&edited);
+            let new = after.iter().filter(|chunk| !before.contains(chunk)).count();
+            changed += new;
+            worst = worst.max(new);
+        }
+        println!(
+            "an edit changes {:.2} chunks, {worst} at worst",
+            changed as f64 / 100.0
+        );
+        assert!(
+            changed <= 300 && worst <= 16,
+            "{changed} chunks for 100 edits, {worst} at worst"
+        );
+    }
+
+    #[test]
+    fn sizes_stay_within_their_bounds() {
+        let cutter = RowCutter::new(&[1; 32], TARGET);
+        assert!(!cutter.cut_before(b"k", 0, 100 << 20), "a chunk of no rows");
+        assert!(cutter.cut_before(b"k", 1, 4 * TARGET));
+        assert!(cutter.cut_before(b"k", 5 * TARGET, 1));
+        assert!((0..1000u32).all(|key| !cutter.cut_before(&key.to_le_bytes(), TARGET / 4 - 1, 99)));
+        assert_eq!(cutter.threshold(TARGET, 200 * TARGET), u64::MAX);
+    }
+
+    #[test]
+    fn thresholds_are_the_same_on_all_machines() {
+        let cutter = RowCutter::new(&[1; 32], TARGET);
+        let found = [
+            (16_384, 16_584),
+            (65_536, 65_736),
+            (65_536, 131_072),
+            (100_000, 260_000),
+        ]
+        .map(|(from, to)| cutter.threshold(from, to));
+        assert_eq!(found, THRESHOLDS);
+        for (x, wanted) in [
+            (0.001, 0.000_999_500_166_625),
+            (1.0, 0.632_120_558_828_557_7),
+            (20.0, 0.999_999_997_938_846_4),
+        ] {
+            assert!((one_minus_exp(x) - wanted).abs() < 1e-14);
+        }
+    }
+
+    const THRESHOLDS: [u64; 4] = [
+        2_418_519_819_884_373,
+        152_056_687_002_333_600,
+        18_446_004_664_427_257_856,
+        u64::MAX,
+    ];
+
+    fn pieces(cell: &[u8], step: usize) -> Vec<Vec<u8>> {
+        let mut cutter = CellCutter::new(&[3; 32]);
+        let mut pieces = Vec::new();
+        for part in cell.chunks(step) {
+            cutter.push(part, &mut |piece| pieces.push(piece.to_vec()));
+        }
+        cutter.finish(&mut |piece| pieces.push(piece.to_vec()));
+        pieces
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        use crate::random::Random;
+        let mut bytes = vec![0; length];
+        SeededRandom::new(5).fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_large_cell_is_cut_the_same_however_it_streams_by() {
+        let cell = noise(12 << 20);
+        let whole = pieces(&cell, usize::MAX);
+        assert_eq!(whole.concat(), cell);
+        assert_eq!(pieces(&cell, 1 << 20), whole);
+        assert_eq!(pieces(&cell, 65_537), whole);
+        let (last, others) = whole.split_last().unwrap();
+        assert!(
+            others
+                .iter()
+                .all(|piece| (CELL_BYTES_MIN..=CELL_BYTES_MAX).contains(&piece.len()))
+        );
+        assert!(last.len() <= CELL_BYTES_MAX);
+        assert!((14..40).contains(&whole.len()), "{} pieces", whole.len());
+        assert!(pieces(&[], 1).is_empty());
+        let zeros = pieces(&vec![0; 5 << 20], 1 << 20);
+        assert_eq!(zeros.concat().len(), 5 << 20);
+    }
+
+    #[test]
+    fn an_edit_of_a_large_cell_changes_only_the_pieces_near_it() {
+        let cell = noise(24 << 20);
+        let before = pieces(&cell, 1 << 20);
+        let mut edited = cell;
+        edited.splice(10_000_000..10_000_010, *b"some more bytes");
+        let after = pieces(&edited, 1 << 20);
+        let new = after.iter().filter(|piece| !before.contains(piece)).count();
+        assert!(new <= 4, "{new} pieces of {} are new", after.len());
     }
 }

@@ -502,3 +502,240 @@ impl KeyBatch {
         (1..self.len()).all(|index| self.key(index - 1) < self.key(index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+    use crate::row::cell::{Large, LargeClass};
+    use crate::row::key::text::tests::table;
+    use proptest::prelude::*;
+
+    fn row(cells: &[Cell<'_>]) -> Vec<u8> {
+        let mut row = Vec::new();
+        cells.iter().for_each(|cell| cell.push(&mut row));
+        row
+    }
+
+    fn encoded(orders: &[KeyOrder], cells: &[Cell<'_>]) -> Result<Vec<u8>, Error> {
+        let encoder = KeyEncoder::new(&table(orders)).unwrap();
+        let mut key = Vec::new();
+        encoder.encode(&row(cells), &mut key)?;
+        let mut other = vec![1, 2, 3];
+        encoder.encode_cells(cells, &mut other)?;
+        assert_eq!(key, other);
+        Ok(key)
+    }
+
+    /// The order of SQLite's classes, and of values within each.
+    fn class_order(a: &Cell<'_>, b: &Cell<'_>) -> std::cmp::Ordering {
+        let class = |cell: &Cell<'_>| match cell {
+            Cell::Integer(_) => 1,
+            Cell::Real(_) => 2,
+            Cell::Text(_) => 3,
+            _ => 4,
+        };
+        class(a).cmp(&class(b)).then_with(|| match (a, b) {
+            (Cell::Integer(a), Cell::Integer(b)) => a.cmp(b),
+            (Cell::Real(a), Cell::Real(b)) => a.total_cmp(b),
+            (Cell::Text(a), Cell::Text(b)) | (Cell::Blob(a), Cell::Blob(b)) => a.cmp(b),
+            _ => std::cmp::Ordering::Equal,
+        })
+    }
+
+    #[derive(Clone, Debug)]
+    enum Any {
+        Integer(i64),
+        Real(f64),
+        Text(Vec<u8>),
+        Blob(Vec<u8>),
+    }
+
+    impl Any {
+        fn cell(&self) -> Cell<'_> {
+            match self {
+                Any::Integer(value) => Cell::Integer(*value),
+                Any::Real(value) => Cell::Real(*value),
+                Any::Text(bytes) => Cell::Text(bytes),
+                Any::Blob(bytes) => Cell::Blob(bytes),
+            }
+        }
+    }
+
+    /// Bytes in which zeros and prefixes are frequent.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(
+            prop::sample::select(vec![0u8, 1, 2, 0x61, 0xfe, 0xff]),
+            0..5,
+        )
+    }
+
+    fn any_class() -> impl Strategy<Value = Any> {
+        prop_oneof![
+            any::<i64>().prop_map(Any::Integer),
+            (-3i64..3).prop_map(Any::Integer),
+            any::<f64>().prop_map(Any::Real),
+            (-3i32..3).prop_map(|value| Any::Real(f64::from(value) / 2.0)),
+            bytes().prop_map(Any::Text),
+            bytes().prop_map(Any::Blob),
+        ]
+    }
+
+    fn whole_number() -> impl Strategy<Value = i128> {
+        let edges = vec![
+            i128::from(i64::MIN),
+            -1,
+            0,
+            INTEGER_MAX - 1,
+            INTEGER_MAX,
+            INTEGER_MAX + 1,
+            i128::from(u64::MAX),
+        ];
+        prop_oneof![
+            any::<i64>().prop_map(i128::from),
+            any::<u64>().prop_map(i128::from),
+            prop::sample::select(edges),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn keys_of_bytes_sort_as_tuples(a in (bytes(), bytes()), b in (bytes(), bytes())) {
+            let orders = [KeyOrder::Bytes, KeyOrder::Bytes];
+            let key = |pair: &(Vec<u8>, Vec<u8>)| {
+                encoded(&orders, &[Cell::Text(&pair.0), Cell::Blob(&pair.1)]).unwrap()
+            };
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+            let decoded = KeyEncoder::new(&table(&orders)).unwrap().decode(&key(&a));
+            prop_assert_eq!(decoded, Some(vec![Part::Bytes(a.0), Part::Bytes(a.1)]));
+        }
+
+        #[test]
+        fn keys_of_numbers_sort_as_numbers(a in (whole_number(), bytes()), b in (whole_number(), bytes())) {
+            let orders = [KeyOrder::Integer, KeyOrder::Bytes];
+            let key = |pair: &(i128, Vec<u8>)| {
+                let number = pair.0.to_string();
+                encoded(&orders, &[Cell::Text(number.as_bytes()), Cell::Text(&pair.1)]).unwrap()
+            };
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+            if let Ok(same) = i64::try_from(a.0) {
+                let classed = encoded(&orders, &[Cell::Integer(same), Cell::Text(&a.1)]);
+                prop_assert_eq!(classed.unwrap(), key(&a));
+            }
+        }
+
+        #[test]
+        fn keys_of_classes_sort_by_class_then_value(
+            a in (any_class(), any_class()),
+            b in (any_class(), any_class()),
+        ) {
+            let orders = [KeyOrder::Class, KeyOrder::Class];
+            let key = |pair: &(Any, Any)| encoded(&orders, &[pair.0.cell(), pair.1.cell()]).unwrap();
+            let order = class_order(&a.0.cell(), &b.0.cell())
+                .then_with(|| class_order(&a.1.cell(), &b.1.cell()));
+            prop_assert_eq!(key(&a).cmp(&key(&b)), order);
+        }
+
+        #[test]
+        fn keys_of_uuids_sort_as_their_text(a in any::<[u8; 16]>(), b in any::<[u8; 16]>()) {
+            let text = |bytes: &[u8; 16]| {
+                let digits = crate::id::hex(bytes);
+                [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-")
+            };
+            let key = |text: &str| encoded(&[KeyOrder::Uuid], &[Cell::Text(text.as_bytes())]).unwrap();
+            prop_assert_eq!(key(&text(&a)).cmp(&key(&text(&b))), text(&a).cmp(&text(&b)));
+            prop_assert_eq!(key(&text(&a).to_uppercase()), key(&text(&a)));
+        }
+
+        #[test]
+        fn noise_is_no_key_or_comes_back(
+            noise in prop::collection::vec(prop::sample::select(vec![0u8, 1, 2, 3, 4, 0x80, 0xff]), 0..30),
+        ) {
+            let orders = [KeyOrder::Class, KeyOrder::Integer, KeyOrder::Bytes];
+            let table = table(&orders);
+            if let Some(parts) = KeyEncoder::new(&table).unwrap().decode(&noise) {
+                let mut back = Vec::new();
+                for (order, part) in orders.iter().zip(&parts) {
+                    push_part(&mut back, *order, part);
+                }
+                prop_assert_eq!(back, noise);
+            }
+        }
+    }
+
+    #[test]
+    fn key_columns_stand_in_key_order_wherever_they_are() {
+        let mut table = table(&[KeyOrder::Integer, KeyOrder::Bytes]);
+        table.key.as_mut().unwrap().columns.reverse();
+        let encoder = KeyEncoder::new(&table).unwrap();
+        let mut key = Vec::new();
+        encoder
+            .encode(
+                &row(&[Cell::Integer(7), Cell::Text(b"z"), Cell::Null]),
+                &mut key,
+            )
+            .unwrap();
+        let parts = encoder.decode(&key);
+        assert_eq!(
+            parts,
+            Some(vec![Part::Bytes(b"z".to_vec()), Part::Integer(7)])
+        );
+    }
+
+    #[test]
+    fn what_has_no_place_in_the_order_is_named() {
+        let large = Cell::Large(Large {
+            class: LargeClass::Text,
+            length: 9,
+            digest: Digest::ZERO,
+        });
+        let column = || "k1".to_owned();
+        let second = |order, cell: Cell<'_>| {
+            encoded(&[KeyOrder::Integer, order], &[Cell::Integer(1), cell]).unwrap_err()
+        };
+        assert_eq!(
+            second(KeyOrder::Bytes, Cell::Null),
+            Error::Null { column: column() }
+        );
+        assert_eq!(
+            second(KeyOrder::Bytes, large),
+            Error::Large {
+                column: column(),
+                bytes: 9
+            }
+        );
+        for (order, text) in [
+            (KeyOrder::Integer, "1.0"),
+            (KeyOrder::Integer, ""),
+            (KeyOrder::Integer, "18446744073709551616"),
+            (KeyOrder::Integer, "-9223372036854775809"),
+            (KeyOrder::Uuid, "6ba7b8109dad11d180b400c04fd430c8"),
+            (KeyOrder::Uuid, "6ba7b810-9dad-11d1-80b4-00c04fd430cg"),
+        ] {
+            let error = second(order, Cell::Text(text.as_bytes()));
+            assert_eq!(
+                error,
+                Error::Form {
+                    column: column(),
+                    wanted: wanted(order)
+                }
+            );
+        }
+        let short = KeyEncoder::new(&table(&[KeyOrder::Integer, KeyOrder::Bytes])).unwrap();
+        let mut key = Vec::new();
+        let refused = short.encode(&row(&[Cell::Integer(1)]), &mut key);
+        assert!(matches!(refused, Err(Error::Row(_))));
+        assert!(matches!(
+            short.encode(&[3, 1], &mut key),
+            Err(Error::Row(_))
+        ));
+    }
+
+    #[test]
+    fn zerofilled_numbers_are_the_number() {
+        let key = |text: &str| encoded(&[KeyOrder::Integer], &[Cell::Text(text.as_bytes())]);
+        assert_eq!(key("00042").unwrap(), key("42").unwrap());
+    }
+}

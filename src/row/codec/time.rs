@@ -142,11 +142,9 @@ fn read_fraction(text: &[u8]) -> Option<(i64, u8, &[u8])> {
     if !(1..=6).contains(&count) {
         return None;
     }
-    let mut micros = 0;
-    for at in 0..6 {
-        let digit = if at < count { rest[at] - b'0' } else { 0 };
-        micros = micros * 10 + i64::from(digit);
-    }
+    let digits = rest[..count].iter().map(|byte| i64::from(byte - b'0'));
+    let fraction = digits.fold(0, |fraction, digit| fraction * 10 + digit);
+    let micros = fraction * 10i64.pow(6 - count as u32);
     Some((micros, count as u8, &rest[count..]))
 }
 

@@ -292,3 +292,147 @@ fn show_uuid(bytes: &[u8; 16]) -> String {
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| &digits[range]);
     parts.join("-")
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::failure::Failure;
+    use crate::row::schema::{KeyOrigin, TableName, ValueKind};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// A table whose first columns, `k0` and so on, are its key; `email` follows.
+    pub(crate) fn table(orders: &[KeyOrder]) -> Table {
+        let column = |name: String| Column {
+            name,
+            type_name: String::new(),
+            kind: ValueKind::Any,
+            nullable: false,
+            default: None,
+            collation: None,
+            hidden: false,
+            facts: BTreeMap::new(),
+        };
+        let names = (0..orders.len()).map(|at| format!("k{at}"));
+        Table {
+            name: TableName {
+                schema: None,
+                name: "contacts".into(),
+            },
+            columns: names.chain(["email".into()]).map(column).collect(),
+            generated: Vec::new(),
+            key: Some(Key {
+                origin: KeyOrigin::Primary,
+                columns: orders.iter().copied().enumerate().collect(),
+            }),
+            foreign_keys: Vec::new(),
+            unique: Vec::new(),
+            with_rows: true,
+            facts: BTreeMap::new(),
+        }
+    }
+
+    fn parts(orders: &[KeyOrder], text: &str) -> Vec<Part> {
+        let table = table(orders);
+        let key = parse(&table, text).unwrap();
+        KeyEncoder::new(&table).unwrap().decode(&key).unwrap()
+    }
+
+    fn bytes(text: &str) -> Part {
+        Part::Bytes(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_typed() {
+        use KeyOrder::{Bytes, Class, Integer, Uuid};
+        assert_eq!(parts(&[Integer], "42"), [Part::Integer(42)]);
+        assert_eq!(parts(&[Integer], "k0=42"), [Part::Integer(42)]);
+        assert_eq!(parts(&[Bytes], "Smith, John"), [bytes("Smith, John")]);
+        assert_eq!(parts(&[Bytes], r"a\=b"), [bytes("a=b")]);
+        assert_eq!(parts(&[Bytes], r"k0=a=b\,c"), [bytes("a=b,c")]);
+        assert_eq!(parts(&[Bytes], r"\x4142"), [bytes(r"\x4142")]);
+        assert_eq!(parts(&[Bytes], "x'00ff'"), [Part::Bytes(vec![0, 0xff])]);
+        let both = [Part::Integer(1), bytes("a")];
+        assert_eq!(parts(&[Integer, Bytes], "k1=a,k0=1"), both);
+        let upper = parts(&[Uuid], "6BA7B810-9DAD-11D1-80B4-00C04FD430C8");
+        assert_eq!(
+            upper,
+            parts(&[Uuid], "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+        );
+        assert_eq!(parts(&[Class], "42"), [Part::Integer(42)]);
+        assert_eq!(parts(&[Class], "4.5"), [Part::Real(4.5)]);
+        assert_eq!(parts(&[Class], "'42'"), [Part::Text(b"42".to_vec())]);
+        assert_eq!(parts(&[Class], "x'2a'"), [Part::Blob(vec![42])]);
+        assert_eq!(parts(&[Class], "ab"), [Part::Text(b"ab".to_vec())]);
+    }
+
+    #[test]
+    fn a_text_column_of_sqlite_takes_numbers_as_text() {
+        let mut table = table(&[KeyOrder::Class]);
+        table.columns[0].type_name = "VARCHAR(36)".into();
+        let key = parse(&table, "42").unwrap();
+        let parts = KeyEncoder::new(&table).unwrap().decode(&key);
+        assert_eq!(parts, Some(vec![Part::Text(b"42".to_vec())]));
+        assert_eq!(text(&table, &key).unwrap(), "42");
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_with_what_would_be() {
+        let two = table(&[KeyOrder::Integer, KeyOrder::Bytes]);
+        let unknown = parse(&two, "k0=1,emial=x").unwrap_err();
+        assert_eq!(unknown.hint().unwrap(), "there is email");
+        assert!(matches!(parse(&two, "email=x"), Err(Error::NotKey { .. })));
+        for text in ["", "1", "k0=1", "k0=1,k0=2", "k0=1,k1=a,b", "1,2"] {
+            let refused = parse(&two, text);
+            assert!(
+                matches!(refused, Err(Error::Columns { .. })),
+                "{text:?}: {refused:?}"
+            );
+        }
+        assert!(matches!(parse(&two, "k0=a,k1=b"), Err(Error::Value { .. })));
+        let mut keyless = two.clone();
+        keyless.key = None;
+        assert!(matches!(parse(&keyless, "1"), Err(Error::Keyless { .. })));
+        assert!(matches!(show(&two, b"\x01"), Err(Error::Damaged { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_as_the_same_key(
+            number in any::<i64>(),
+            raw in prop::collection::vec(any::<u8>(), 0..9),
+            words in "[a-zA-Z0-9,=\\\\' żя日\n.]{0,9}",
+            real in any::<f64>().prop_filter("SQLite stores NaN as NULL", |real| !real.is_nan()),
+            digits in "-?[0-9]{1,4}(\\.[0-9]{1,3})?",
+        ) {
+            let words = words.into_bytes();
+            let parts = [
+                Part::Integer(i128::from(number)),
+                Part::Real(real),
+                Part::Real(real.trunc()),
+                Part::Text(raw.clone()),
+                Part::Text(words.clone()),
+                Part::Text(digits.into_bytes()),
+                Part::Blob(raw.clone()),
+            ];
+            for part in &parts {
+                let mut key = Vec::new();
+                push_part(&mut key, KeyOrder::Class, part);
+                for type_name in ["", "INTEGER", "TEXT", "REAL", "NUMERIC"] {
+                    let mut table = table(&[KeyOrder::Class]);
+                    table.columns[0].type_name = type_name.into();
+                    let shown = text(&table, &key).unwrap();
+                    prop_assert_eq!(&parse(&table, &shown).unwrap(), &key, "{} in {}", shown, type_name);
+                }
+            }
+            let orders = [KeyOrder::Bytes, KeyOrder::Integer, KeyOrder::Bytes];
+            let parts = [Part::Bytes(words), Part::Integer(i128::from(number)), Part::Bytes(raw)];
+            let mut key = Vec::new();
+            for (order, part) in orders.iter().zip(&parts) {
+                push_part(&mut key, *order, part);
+            }
+            let table = table(&orders);
+            prop_assert_eq!(parse(&table, &text(&table, &key).unwrap()).unwrap(), key);
+        }
+    }
+}
