@@ -1,0 +1,457 @@
+//! The one place where plaintext becomes sealed bytes, and back.
+//!
+//! Metadata objects are signed, compressed and sealed whole; chunks are compressed and sealed one
+//! by one. Everything is bound to its repository and to its place by associated data. Invariant:
+//! what is opened here was sealed by somebody who holds the key, for this very place, and is no
+//! longer than it said.
+
+use std::cell::RefCell;
+
+use crate::crypto::key::SymmetricKey;
+use crate::crypto::seal;
+use crate::crypto::sign::{self, SIGNATURE_BYTES, SigningKey};
+use crate::failure::{Class, Failure};
+use crate::format::object::{self, BODY_BYTES_MAX, HEADER_BYTES, Header, Kind};
+use crate::format::pack::{ChunkKind, Codec, Entry, RAW_BYTES_MAX, SEAL_BYTES};
+use crate::id::{ChunkId, RepositoryId, SignerId};
+use crate::random::{Random, draw};
+
+/// The zstd level of chunks and objects.
+const LEVEL: i32 = 3;
+/// Raw length, signer and signature before an object's compressed body.
+const PREFIX_BYTES: usize = 4 + 32 + SIGNATURE_BYTES;
+/// The context under which objects are signed.
+const SIGNED_OBJECT: &str = "object";
+
+/// Why sealed bytes could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The header is not what it should be.
+    #[error(transparent)]
+    Format(#[from] object::Error),
+    /// Sealed with another key than ours.
+    #[error("the {what} is sealed with another key")]
+    OtherKey {
+        /// What was being opened.
+        what: &'static str,
+    },
+    /// The bytes were altered, or moved from another place.
+    #[error("the {what} failed authentication: it was altered, cut or moved")]
+    Tampered {
+        /// What was being opened.
+        what: &'static str,
+    },
+    /// The signature is not that of the signer it names.
+    #[error("the signature of the {what} is wrong")]
+    Signature {
+        /// What was being opened.
+        what: &'static str,
+    },
+    /// The content is not as long as it said, or does not decompress.
+    #[error("the content of the {what} does not decompress to {length} bytes")]
+    Content {
+        /// What was being opened.
+        what: &'static str,
+        /// The length it said.
+        length: usize,
+    },
+    /// The content has another name than it was stored under.
+    #[error("chunk {chunk} holds other content than its name says")]
+    Name {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// Keys of an epoch that we do not have.
+    #[error("the {what} is sealed with keys of epoch {epoch}, which this key file does not hold")]
+    Epoch {
+        /// What was being opened.
+        what: &'static str,
+        /// Its epoch.
+        epoch: u16,
+    },
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Format(error) => error.class(),
+            _ => Class::Corrupt,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Format(error) => error.hint(),
+            _ => Some("run 'rowvault verify' to see which snapshots are hurt".into()),
+        }
+    }
+}
+
+/// What seals metadata objects and chunks of one repository in one epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Realm {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The epoch of the keys.
+    pub epoch: u16,
+}
+
+impl Realm {
+    fn object_associated(&self, header: &[u8; HEADER_BYTES], place: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES + 16 + place.len());
+        out.extend_from_slice(header);
+        out.extend_from_slice(&self.repository.0);
+        out.extend_from_slice(place.as_bytes());
+        out
+    }
+
+    fn signed(&self, kind: Kind, place: &str, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32 + place.len() + body.len());
+        out.push(kind as u8);
+        out.extend_from_slice(&self.repository.0);
+        out.extend_from_slice(&(place.len() as u32).to_le_bytes());
+        out.extend_from_slice(place.as_bytes());
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// Seals a metadata object for `place`: its path, or the part of it that is known before its
+    /// bytes are.
+    pub fn seal_object(
+        &self,
+        kind: Kind,
+        place: &str,
+        body: &[u8],
+        by: (&SymmetricKey, &SigningKey),
+        random: &dyn Random,
+    ) -> Vec<u8> {
+        let (key, signer) = by;
+        let header = Header {
+            kind,
+            epoch: self.epoch,
+            check: key.check_value(),
+            nonce: draw(random),
+        };
+        let head = header.write();
+        let signature = signer.sign(SIGNED_OBJECT, &self.signed(kind, place, body));
+        let mut sealed = Vec::with_capacity(PREFIX_BYTES + body.len() / 2 + 64);
+        sealed.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        sealed.extend_from_slice(&signer.id().0);
+        sealed.extend_from_slice(&signature);
+        sealed.extend_from_slice(&compress(body, None));
+        let associated = self.object_associated(&head, place);
+        seal::seal(key, &header.nonce, &associated, &mut sealed);
+        let mut out = Vec::with_capacity(HEADER_BYTES + sealed.len());
+        out.extend_from_slice(&head);
+        out.append(&mut sealed);
+        out
+    }
+
+    /// Opens a metadata object from `place`, and says who signed it.
+    ///
+    /// # Errors
+    /// Corrupt for anything that is not exactly what was sealed for this place.
+    pub fn open_object(
+        &self,
+        kind: Kind,
+        place: &str,
+        bytes: &[u8],
+        key: &SymmetricKey,
+    ) -> Result<(SignerId, Vec<u8>), Error> {
+        let what = kind.name();
+        let (header, sealed) = Header::read(bytes, kind)?;
+        if header.epoch != self.epoch {
+            let epoch = header.epoch;
+            return Err(Error::Epoch { what, epoch });
+        }
+        if header.check != key.check_value() {
+            return Err(Error::OtherKey { what });
+        }
+        let associated = self.object_associated(&header.write(), place);
+        let mut plain = sealed.to_vec();
+        seal::open(key, &header.nonce, &associated, &mut plain)
+            .map_err(|_| Error::Tampered { what })?;
+        if plain.len() < PREFIX_BYTES {
+            return Err(Error::Tampered { what });
+        }
+        let (prefix, packed) = plain.split_at(PREFIX_BYTES);
+        let length = u32::from_le_bytes(fixed(&prefix[..4])) as usize;
+        let signer = SignerId(fixed(&prefix[4..36]));
+        let signature: [u8; SIGNATURE_BYTES] = fixed(&prefix[36..]);
+        let body = decompress(packed, length, BODY_BYTES_MAX, None)
+            .ok_or(Error::Content { what, length })?;
+        let signed = self.signed(kind, place, &body);
+        sign::verify(&signer, SIGNED_OBJECT, &signed, &signature)
+            .map_err(|_| Error::Signature { what })?;
+        Ok((signer, body))
+    }
+
+    fn chunk_associated(&self, facts: &ChunkFacts) -> [u8; 90] {
+        let mut out = [0; 90];
+        out[0] = object::VERSION;
+        out[1..17].copy_from_slice(&self.repository.0);
+        out[17..19].copy_from_slice(&self.epoch.to_le_bytes());
+        out[19] = facts.kind as u8;
+        out[20..52].copy_from_slice(&facts.name.0);
+        out[52] = facts.codec as u8;
+        if let Some(dictionary) = facts.dictionary {
+            out[53] = 1;
+            out[54..86].copy_from_slice(&dictionary.0);
+        }
+        out[86..90].copy_from_slice(&facts.raw_length.to_le_bytes());
+        out
+    }
+
+    /// Seals a chunk's packed bytes: nonce, ciphertext, tag.
+    pub fn seal_chunk(
+        &self,
+        facts: &ChunkFacts,
+        packed: &[u8],
+        key: &SymmetricKey,
+        random: &dyn Random,
+    ) -> Vec<u8> {
+        let nonce = draw(random);
+        let mut body = Vec::with_capacity(packed.len() + 16);
+        body.extend_from_slice(packed);
+        seal::seal(key, &nonce, &self.chunk_associated(facts), &mut body);
+        let mut out = Vec::with_capacity(24 + body.len());
+        out.extend_from_slice(&nonce);
+        out.append(&mut body);
+        out
+    }
+
+    /// Opens a sealed chunk and unpacks it to exactly its raw length. The caller compares the name.
+    ///
+    /// # Errors
+    /// Corrupt: altered, moved, or not as long as it said.
+    pub fn open_chunk(
+        &self,
+        facts: &ChunkFacts,
+        sealed: &[u8],
+        key: &SymmetricKey,
+        dictionary: Option<&Dictionary>,
+    ) -> Result<Vec<u8>, Error> {
+        let what = "chunk";
+        if sealed.len() < SEAL_BYTES || facts.raw_length > RAW_BYTES_MAX {
+            return Err(Error::Tampered { what });
+        }
+        let (nonce, body) = sealed.split_at(24);
+        let mut plain = body.to_vec();
+        let associated = self.chunk_associated(facts);
+        seal::open(key, &fixed(nonce), &associated, &mut plain)
+            .map_err(|_| Error::Tampered { what })?;
+        let length = facts.raw_length as usize;
+        match facts.codec {
+            Codec::Stored if plain.len() == length => Ok(plain),
+            Codec::Stored => Err(Error::Content { what, length }),
+            Codec::Zstd => decompress(&plain, length, RAW_BYTES_MAX as usize, dictionary)
+                .ok_or(Error::Content { what, length }),
+        }
+    }
+}
+
+fn fixed<const N: usize>(slice: &[u8]) -> [u8; N] {
+    slice
+        .try_into()
+        .expect("every caller slices exactly this many bytes")
+}
+
+/// What a chunk's seal binds it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkFacts {
+    /// Its name.
+    pub name: ChunkId,
+    /// What it is.
+    pub kind: ChunkKind,
+    /// How it is packed.
+    pub codec: Codec,
+    /// The dictionary that it is packed with.
+    pub dictionary: Option<ChunkId>,
+    /// Its length before packing.
+    pub raw_length: u32,
+}
+
+impl ChunkFacts {
+    /// The facts of an entry whose footer lists `dictionaries`.
+    pub fn of(entry: &Entry, dictionaries: &[ChunkId]) -> ChunkFacts {
+        ChunkFacts {
+            name: entry.name,
+            kind: entry.kind,
+            codec: entry.codec,
+            dictionary: match entry.dictionary {
+                0 => None,
+                n => dictionaries.get(usize::from(n) - 1).copied(),
+            },
+            raw_length: entry.raw_length,
+        }
+    }
+}
+
+/// A zstd dictionary, ready for use in both directions.
+pub struct Dictionary {
+    /// Its chunk's name.
+    pub name: ChunkId,
+    encoder: zstd::dict::EncoderDictionary<'static>,
+    decoder: zstd::dict::DecoderDictionary<'static>,
+}
+
+impl Dictionary {
+    /// The dictionary that the chunk `name` holds.
+    pub fn new(name: ChunkId, bytes: &[u8]) -> Self {
+        Dictionary {
+            name,
+            encoder: zstd::dict::EncoderDictionary::copy(bytes, LEVEL),
+            decoder: zstd::dict::DecoderDictionary::copy(bytes),
+        }
+    }
+}
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
+}
+
+const COMPRESSES: &str = "zstd compresses any bytes into a buffer of its own bound";
+
+/// A zstd frame of `raw`.
+pub fn compress(raw: &[u8], dictionary: Option<&Dictionary>) -> Vec<u8> {
+    match dictionary {
+        Some(dictionary) => {
+            zstd::bulk::Compressor::with_prepared_dictionary(&dictionary.encoder)
+                .and_then(|mut compressor| compressor.compress(raw))
+                .expect(COMPRESSES)
+        }
+        None => COMPRESSOR.with_borrow_mut(|slot| {
+            let compressor = slot.get_or_insert_with(|| {
+                zstd::bulk::Compressor::new(LEVEL).expect("the level is one that zstd has")
+            });
+            compressor.compress(raw).expect(COMPRESSES)
+        }),
+    }
+}
+
+/// The `length` bytes that a frame holds; none if it holds anything else, or `length` is over `max`.
+pub fn decompress(
+    packed: &[u8],
+    length: usize,
+    max: usize,
+    dictionary: Option<&Dictionary>,
+) -> Option<Vec<u8>> {
+    if length > max {
+        return None;
+    }
+    let raw = match dictionary {
+        Some(dictionary) => {
+            zstd::bulk::Decompressor::with_prepared_dictionary(&dictionary.decoder)
+                .and_then(|mut decompressor| decompressor.decompress(packed, length))
+        }
+        None => DECOMPRESSOR.with_borrow_mut(|slot| {
+            let decompressor = match slot {
+                Some(decompressor) => decompressor,
+                None => slot.insert(zstd::bulk::Decompressor::new()?),
+            };
+            decompressor.decompress(packed, length)
+        }),
+    };
+    raw.ok().filter(|raw| raw.len() == length)
+}
+
+/// Packs a chunk's raw bytes: compressed where that makes them shorter.
+pub fn pack(raw: &[u8], dictionary: Option<&Dictionary>) -> (Codec, Vec<u8>) {
+    let packed = compress(raw, dictionary);
+    if packed.len() < raw.len() {
+        (Codec::Zstd, packed)
+    } else {
+        (Codec::Stored, raw.to_vec())
+    }
+}
+
+/// The first 16 bytes of the BLAKE3 of sealed bytes: what a scrub compares.
+pub fn sealed_hash(sealed: &[u8]) -> [u8; 16] {
+    fixed(&blake3::hash(sealed).as_bytes()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SeededRandom;
+
+    const REALM: Realm = Realm {
+        repository: RepositoryId([1; 16]),
+        epoch: 1,
+    };
+
+    #[test]
+    fn object_opens_only_where_it_was_sealed() {
+        let random = SeededRandom::new(1);
+        let key = SymmetricKey::draw(&random);
+        let signer = SigningKey::draw(&random);
+        let sealed = REALM.seal_object(Kind::Ledger, "a/1", b"body", (&key, &signer), &random);
+        let opened = REALM.open_object(Kind::Ledger, "a/1", &sealed, &key);
+        assert_eq!(opened.unwrap(), (signer.id(), b"body".to_vec()));
+        let refused = |realm: Realm, kind, place| {
+            assert!(realm.open_object(kind, place, &sealed, &key).is_err());
+        };
+        refused(REALM, Kind::Ledger, "a/2");
+        refused(REALM, Kind::Manifest, "a/1");
+        let repository = RepositoryId([2; 16]);
+        refused(Realm { repository, ..REALM }, Kind::Ledger, "a/1");
+        let strange = SymmetricKey::draw(&random);
+        assert!(matches!(
+            REALM.open_object(Kind::Ledger, "a/1", &sealed, &strange),
+            Err(Error::OtherKey { .. })
+        ));
+    }
+
+    #[test]
+    fn object_altered_at_any_byte_or_cut_anywhere_is_refused() {
+        let random = SeededRandom::new(2);
+        let key = SymmetricKey::draw(&random);
+        let signer = SigningKey::draw(&random);
+        let sealed = REALM.seal_object(Kind::Index, "i", &[7; 100], (&key, &signer), &random);
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert!(REALM.open_object(Kind::Index, "i", &altered, &key).is_err());
+            assert!(REALM.open_object(Kind::Index, "i", &sealed[..at], &key).is_err());
+        }
+    }
+
+    #[test]
+    fn chunk_opens_only_under_the_facts_it_was_sealed_with() {
+        let random = SeededRandom::new(3);
+        let key = SymmetricKey::draw(&random);
+        let raw = vec![5u8; 1000];
+        let (codec, packed) = pack(&raw, None);
+        let name = ChunkId([1; 32]);
+        let facts = ChunkFacts {
+            name,
+            kind: ChunkKind::Rows,
+            codec,
+            dictionary: None,
+            raw_length: 1000,
+        };
+        let sealed = REALM.seal_chunk(&facts, &packed, &key, &random);
+        assert_eq!(REALM.open_chunk(&facts, &sealed, &key, None).unwrap(), raw);
+        let name = ChunkId([2; 32]);
+        let (kind, codec, dictionary) = (ChunkKind::Cell, Codec::Stored, Some(ChunkId([0; 32])));
+        let others = [
+            ChunkFacts { name, ..facts },
+            ChunkFacts { kind, ..facts },
+            ChunkFacts { codec, ..facts },
+            ChunkFacts { dictionary, ..facts },
+            ChunkFacts { raw_length: 999, ..facts },
+        ];
+        for other in others {
+            assert!(REALM.open_chunk(&other, &sealed, &key, None).is_err());
+        }
+    }
+
+    #[test]
+    fn bomb_is_not_inflated() {
+        let bomb = compress(&vec![0u8; 1 << 20], None);
+        assert!(decompress(&bomb, 1 << 10, 1 << 30, None).is_none());
+        assert!(decompress(&bomb, 1 << 20, 1 << 10, None).is_none());
+        assert!(decompress(&bomb, 1 << 20, 1 << 30, None).is_some());
+    }
+}
