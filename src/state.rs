@@ -1,1 +1,203 @@
-//! The local state directory: a cache, rebuilt when lost.
+//! The local state directory: heads, caches, shadows, job history; a cache, rebuilt when lost.
+//!
+//! Files are replaced by renaming, so that a reader sees the old or the new one and takes no
+//! lock; a writer of a source holds that source's lock. Invariant: nothing here is needed to
+//! restore, and what stands here is sealed by its owner before it comes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Class, Failure};
+use crate::id::{RepositoryId, hex};
+use crate::random::{Random, draw};
+
+/// Why local state could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process of this host holds the lock.
+    #[error("{what} is running already on this host")]
+    Locked {
+        /// What the lock stands for.
+        what: String,
+    },
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Locked { .. } => Class::Busy,
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Class::Denied
+                }
+                _ => Class::Transient,
+            },
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Locked { .. } => Some("wait for it to end".into()),
+            Error::Io { .. } => Some("--state-dir names another directory".into()),
+        }
+    }
+}
+
+/// The state of one repository on this host.
+#[derive(Clone, Debug)]
+pub struct State {
+    directory: PathBuf,
+}
+
+/// A lock that is held until it is dropped, or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl State {
+    /// The state of `repository` under `root`, which is made, readable for its owner only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be made.
+    pub fn open(root: &Path, repository: &RepositoryId) -> Result<State, Error> {
+        let directory = root.join(repository.to_string());
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|source| io_error("make", &directory, source))?;
+        Ok(State { directory })
+    }
+
+    /// Where the file `name` (with `/` between its parts) stands.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The content of `name`; none where there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error("read", &path, source)),
+        }
+    }
+
+    /// Replaces `name`, durably and at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old file then still stands.
+    pub fn write(&self, name: &str, bytes: &[u8], random: &dyn Random) -> Result<(), Error> {
+        let path = self.path(name);
+        let parent = path.parent().unwrap_or(&self.directory).to_path_buf();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&parent)
+            .map_err(|source| io_error("make", &parent, source))?;
+        let beside = parent.join(format!(".{}.part", hex(&draw::<8>(random))));
+        let written = write_new(&beside, bytes).and_then(|()| fs::rename(&beside, &path));
+        if let Err(source) = written {
+            let _ = fs::remove_file(&beside);
+            return Err(io_error("write", &path, source));
+        }
+        File::open(&parent)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|source| io_error("write", &parent, source))
+    }
+
+    /// Removes `name`; that it is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the lock `name` without waiting; `what` says what it stands for.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process holds it.
+    pub fn lock(&self, name: &str, what: &str) -> Result<Lock, Error> {
+        let path = self.path(&format!("{name}.lock"));
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| io_error("open", &path, source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { what: what.into() }),
+            Err(fs::TryLockError::Error(source)) => Err(io_error("lock", &path, source)),
+        }
+    }
+}
+
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SeededRandom;
+
+    #[test]
+    fn state_reads_what_was_written_last_and_locks_once() {
+        let root = tempfile::tempdir().unwrap();
+        let random = SeededRandom::new(1);
+        let state = State::open(root.path(), &RepositoryId([1; 16])).unwrap();
+        assert_eq!(state.read("a/b").unwrap(), None);
+        state.write("a/b", b"one", &random).unwrap();
+        state.write("a/b", b"two", &random).unwrap();
+        assert_eq!(state.read("a/b").unwrap().as_deref(), Some(&b"two"[..]));
+        let files = fs::read_dir(state.path("a")).unwrap().count();
+        assert_eq!(files, 1, "a part file was left behind");
+        let held = state.lock("source", "a backup").unwrap();
+        assert!(matches!(
+            state.lock("source", "a backup"),
+            Err(Error::Locked { .. })
+        ));
+        drop(held);
+        state.lock("source", "a backup").unwrap();
+    }
+}

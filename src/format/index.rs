@@ -17,8 +17,9 @@ pub struct IndexedPack {
     pub pack: ObjectId,
     /// Length of the whole object.
     pub length: u64,
-    /// Length of its sealed footer, so that the footer can be fetched without the trailer.
-    pub footer_length: u32,
+    /// The session records of its head, so that a chunk needs no second read.
+    #[serde(with = "serde_bytes")]
+    pub sessions: Vec<u8>,
     /// The footer's plain bytes (`pack::Footer::write`).
     #[serde(with = "serde_bytes")]
     pub footer: Vec<u8>,
