@@ -1,7 +1,9 @@
 //! The vault: where plaintext becomes sealed objects, and back.
 //!
-//! A `Repository` is an opened repository; the rooms below write chunks into packs, read them
+//! A [`vault::Vault`] is an opened repository; the rooms below write chunks into packs, read them
 //! back, keep ledgers and intents. Invariant: nothing here knows a database engine. The order of
 //! writing, reading and deleting is in docs/format.md.
 
 pub mod blob;
+pub mod index;
+pub mod vault;
