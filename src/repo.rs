@@ -6,4 +6,6 @@
 
 pub mod blob;
 pub mod index;
+pub mod reader;
 pub mod vault;
+pub mod writer;

@@ -1,0 +1,343 @@
+//! Chunks back from their packs.
+//!
+//! Chunks that lie near each other are fetched in one request; each is opened and compared with
+//! its name before anybody sees it. Invariant: what is given out under a name is that chunk's
+//! content; where one place of a chunk is damaged, its other places are tried.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::crypto::envelope::{self, SealedSession};
+use crate::crypto::key::SymmetricKey;
+use crate::failure::{Class, Failure};
+use crate::format::pack::{ChunkKind, SESSION_BYTES};
+use crate::id::{ChunkId, ObjectId};
+use crate::repo::blob::{self, Dictionary};
+use crate::repo::index::{Index, Pack, Place};
+use crate::repo::vault::{self, Vault};
+use crate::repo::writer::session_info;
+use crate::store::{self, ObjectPath};
+
+/// Chunks of a pack are fetched together when no more than this many bytes lie between them.
+const GAP_BYTES_MAX: u64 = 64 << 10;
+/// One request fetches at most this many bytes, unless a single chunk is larger.
+const FETCH_BYTES_MAX: u64 = 4 << 20;
+/// How many requests run at once for one call.
+const FETCHES_AT_ONCE: usize = 4;
+
+/// Why a chunk could not be brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage, or our key.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// No index names the chunk.
+    #[error("chunk {chunk} stands in no index")]
+    Unknown {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The pack that holds the chunk is not in the storage.
+    #[error("pack {pack} is missing from the storage")]
+    PackMissing {
+        /// The pack.
+        pack: ObjectId,
+    },
+    /// The chunk, wherever it lies, does not open.
+    #[error("chunk {chunk} in pack {pack} is damaged")]
+    Damaged {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The last pack that was tried.
+        pack: ObjectId,
+        /// What is wrong.
+        #[source]
+        source: blob::Error,
+    },
+    /// The session key of a pack does not open.
+    #[error("a session key of pack {pack} does not open with our key")]
+    Session {
+        /// The pack.
+        pack: ObjectId,
+    },
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Vault(error) => error.class(),
+            _ => Class::Corrupt,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Vault(error) => error.hint(),
+            _ => Some("run 'rowvault verify' to see which snapshots are hurt".into()),
+        }
+    }
+}
+
+/// A chunk's content, opened and compared with its name where that needs no decoding.
+pub struct Chunk {
+    /// Its name.
+    pub name: ChunkId,
+    /// Its raw bytes.
+    pub raw: Vec<u8>,
+}
+
+/// A chunk as it lies, with all that is needed to open it on any thread.
+pub struct SealedChunk {
+    /// Its facts.
+    pub facts: blob::ChunkFacts,
+    pack: ObjectId,
+    sealed: Bytes,
+    key: SymmetricKey,
+    dictionary: Option<Arc<Dictionary>>,
+}
+
+impl SealedChunk {
+    /// Opens the chunk; the caller compares the name where the content must be decoded for it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn open(&self, vault: &Vault) -> Result<Vec<u8>, Error> {
+        let dictionary = self.dictionary.as_deref();
+        let opened = vault
+            .realm
+            .open_chunk(&self.facts, &self.sealed, &self.key, dictionary);
+        let checked = opened.and_then(|raw| {
+            let named = match self.facts.kind {
+                ChunkKind::Rows => true,
+                kind => vault.access.shared.chunk_id(kind as u8, &raw) == self.facts.name,
+            };
+            let chunk = self.facts.name;
+            named.then_some(raw).ok_or(blob::Error::Name { chunk })
+        });
+        checked.map_err(|source| Error::Damaged {
+            chunk: self.facts.name,
+            pack: self.pack,
+            source,
+        })
+    }
+}
+
+/// Fetches and opens chunks.
+pub struct Reader {
+    vault: Arc<Vault>,
+    index: Arc<Index>,
+    sessions: Mutex<HashMap<Vec<u8>, SymmetricKey>>,
+    dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
+}
+
+struct Fetch<'a> {
+    pack: &'a Pack,
+    range: Range<u64>,
+    wanted: Vec<(usize, Place<'a>)>,
+}
+
+impl Reader {
+    /// A reader over what `index` names.
+    pub fn new(vault: Arc<Vault>, index: Arc<Index>) -> Reader {
+        Reader {
+            vault,
+            index,
+            sessions: Mutex::default(),
+            dictionaries: Mutex::default(),
+        }
+    }
+
+    /// The vault that it reads from.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// The index that it looks chunks up in.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Fetches chunks without opening them, in the order asked for, joined into few requests.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch(&self, names: &[ChunkId]) -> Result<Vec<SealedChunk>, Error> {
+        let mut places = Vec::with_capacity(names.len());
+        for (at, name) in names.iter().enumerate() {
+            let place = self.index.places(name).next();
+            places.push((at, place.ok_or(Error::Unknown { chunk: *name })?));
+        }
+        self.load_dictionaries(&places).await?;
+        let fetched: Vec<Vec<(usize, SealedChunk)>> = stream::iter(plan(places))
+            .map(|fetch| self.run(fetch))
+            .buffer_unordered(FETCHES_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut chunks: Vec<(usize, SealedChunk)> = fetched.into_iter().flatten().collect();
+        chunks.sort_by_key(|(at, _)| *at);
+        Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect())
+    }
+
+    /// Fetches and opens one chunk of plain bytes (not rows), trying all its places.
+    ///
+    /// # Errors
+    /// [`Error`]: of its last place, where none is whole.
+    pub async fn chunk(&self, name: &ChunkId) -> Result<Vec<u8>, Error> {
+        let mut last = Error::Unknown { chunk: *name };
+        for place in self.index.places(name) {
+            match self.chunk_at(place).await {
+                Ok(chunk) => match chunk.open(&self.vault) {
+                    Ok(raw) => return Ok(raw),
+                    Err(error) => last = error,
+                },
+                Err(error) if error.class() == Class::Corrupt => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// Every place of a chunk of rows, fetched one after the other until `accept` takes one: the
+    /// way out when the first place did not check.
+    ///
+    /// # Errors
+    /// [`Error`]: of its last place, where none is accepted.
+    pub async fn chunk_elsewhere<T>(
+        &self,
+        name: &ChunkId,
+        mut accept: impl FnMut(&SealedChunk) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut last = Error::Unknown { chunk: *name };
+        for place in self.index.places(name) {
+            match self.chunk_at(place).await.and_then(|chunk| accept(&chunk)) {
+                Ok(value) => return Ok(value),
+                Err(error) if error.class() == Class::Corrupt => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn chunk_at(&self, place: Place<'_>) -> Result<SealedChunk, Error> {
+        let start = u64::from(place.offset);
+        let wanted = vec![(0, place)];
+        Box::pin(self.load_dictionaries(&wanted)).await?;
+        let fetch = Fetch {
+            pack: place.pack,
+            range: start..start + u64::from(place.length),
+            wanted,
+        };
+        let chunk = place.facts.name;
+        let mut chunks = self.run(fetch).await?;
+        chunks
+            .pop()
+            .map(|(_, chunk)| chunk)
+            .ok_or(Error::Unknown { chunk })
+    }
+
+    async fn run(&self, fetch: Fetch<'_>) -> Result<Vec<(usize, SealedChunk)>, Error> {
+        let path = ObjectPath::Pack(fetch.pack.id);
+        let start = fetch.range.start;
+        let bytes = self.vault.store.get_range(&path, fetch.range).await;
+        let bytes = bytes.map_err(|error| match error {
+            store::Error::Missing { .. } => Error::PackMissing {
+                pack: fetch.pack.id,
+            },
+            error => Error::Vault(error.into()),
+        })?;
+        let mut out = Vec::with_capacity(fetch.wanted.len());
+        for (at, place) in fetch.wanted {
+            let from = (u64::from(place.offset) - start) as usize;
+            let sealed = bytes.slice(from..from + place.length as usize);
+            out.push((
+                at,
+                SealedChunk {
+                    facts: place.facts,
+                    pack: place.pack.id,
+                    sealed,
+                    key: self.key(&place)?,
+                    dictionary: place.facts.dictionary.and_then(|name| self.known(&name)),
+                },
+            ));
+        }
+        Ok(out)
+    }
+
+    fn key(&self, place: &Place<'_>) -> Result<SymmetricKey, Error> {
+        if place.session == 0 {
+            return Ok(self.vault.access.shared.metadata.clone());
+        }
+        let pack = place.pack.id;
+        let reader = self.vault.reader("open rows")?;
+        let record = (place.pack.sessions)
+            .chunks_exact(SESSION_BYTES)
+            .nth(usize::from(place.session) - 1)
+            .ok_or(Error::Session { pack })?;
+        let mut sessions = self.sessions.lock().map_err(|_| Error::Session { pack })?;
+        if let Some(key) = sessions.get(record) {
+            return Ok(key.clone());
+        }
+        let mut sealed = [0; SealedSession::BYTES];
+        sealed.copy_from_slice(&record[8..]);
+        let info = session_info(&self.vault);
+        let key = envelope::open_session(reader, &SealedSession(sealed), &info)
+            .map_err(|_| Error::Session { pack })?;
+        if key.check_value() != record[..8] {
+            return Err(Error::Session { pack });
+        }
+        sessions.insert(record.to_vec(), key.clone());
+        Ok(key)
+    }
+
+    fn known(&self, name: &ChunkId) -> Option<Arc<Dictionary>> {
+        let dictionaries = self.dictionaries.lock().ok()?;
+        dictionaries.get(name).cloned()
+    }
+
+    async fn load_dictionaries(&self, places: &[(usize, Place<'_>)]) -> Result<(), Error> {
+        let mut missing: Vec<ChunkId> = places
+            .iter()
+            .filter_map(|(_, place)| place.facts.dictionary)
+            .filter(|name| self.known(name).is_none())
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        for name in missing {
+            let raw = Box::pin(self.chunk(&name)).await?;
+            let dictionary = Arc::new(Dictionary::new(name, &raw));
+            if let Ok(mut dictionaries) = self.dictionaries.lock() {
+                dictionaries.insert(name, dictionary);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Joins places that lie near each other in one pack into one fetch.
+fn plan(mut places: Vec<(usize, Place<'_>)>) -> Vec<Fetch<'_>> {
+    places.sort_by_key(|(_, place)| (place.pack.id, place.offset));
+    let mut fetches: Vec<Fetch<'_>> = Vec::new();
+    for (at, place) in places {
+        let start = u64::from(place.offset);
+        let end = start + u64::from(place.length);
+        match fetches.last_mut() {
+            Some(last)
+                if last.pack.id == place.pack.id
+                    && start <= last.range.end + GAP_BYTES_MAX
+                    && end - last.range.start <= FETCH_BYTES_MAX =>
+            {
+                last.range.end = last.range.end.max(end);
+                last.wanted.push((at, place));
+            }
+            _ => fetches.push(Fetch {
+                pack: place.pack,
+                range: start..end,
+                wanted: vec![(at, place)],
+            }),
+        }
+    }
+    fetches
+}

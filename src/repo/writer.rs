@@ -1,0 +1,464 @@
+//! Chunks into packs, packs into the storage.
+//!
+//! Any thread adds chunks; one that the repository has already is only named. At most one pack is
+//! being filled and one being uploaded, so memory stays bounded. Invariant: a chunk counts as
+//! stored only after its pack and the index that names it are durable (`finish`).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::crypto::envelope;
+use crate::crypto::key::SymmetricKey;
+use crate::crypto::seal;
+use crate::failure::{Class, Failure};
+use crate::format::index::{Index as IndexBody, IndexedPack};
+use crate::format::pack::{
+    ChunkKind, Entry, Footer, Head, SESSION_BYTES, SessionRecord, write_trailer,
+};
+use crate::id::{ChunkId, ObjectId};
+use crate::random::draw;
+use crate::repo::blob::{self, ChunkFacts, Dictionary};
+use crate::repo::index::Index;
+use crate::repo::vault::{self, Vault, object_id};
+use crate::store::{self, ObjectPath, Prefix};
+
+/// A pack is closed when it has this many bytes.
+pub const PACK_BYTES: usize = 32 << 20;
+/// Up to this many packs are asked for one by one; more are looked up in one listing.
+const HEADS_MAX: usize = 64;
+
+/// Why chunks could not be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage, or an object in it.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The uploader ended before its work did.
+    #[error("uploading stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+    /// A pack that the snapshot needs is not in the storage, or not whole.
+    #[error("pack {pack} was written or found before, and is not whole in the storage now")]
+    PackGone {
+        /// The pack.
+        pack: ObjectId,
+    },
+    /// The reader's public key is none.
+    #[error("no session can be sealed to this repository's reader")]
+    Session,
+    /// What was sealed does not open to what it was made from.
+    #[error("a chunk did not come back from its seal as it went in; nothing was stored")]
+    Mismatch,
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Vault(error) => error.class(),
+            Error::Stopped { .. } => Class::Transient,
+            Error::PackGone { .. } | Error::Session => Class::Corrupt,
+            Error::Mismatch => Class::Bug,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Vault(error) => error.hint(),
+            Error::PackGone { .. } => {
+                Some("run the backup again; 'rowvault verify' says what else is missing".into())
+            }
+            Error::Mismatch => Some("check the machine's memory, and report this".into()),
+            Error::Session => Some("use an unaltered key file".into()),
+            Error::Stopped { .. } => None,
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Error::Vault(error.into())
+    }
+}
+
+/// What adding a chunk came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It was sealed into a pack: this many bytes.
+    New(u32),
+    /// The repository has it.
+    Reused,
+}
+
+/// Numbers of a writer, so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// Sealed bytes of new chunks.
+    pub bytes: u64,
+    /// New chunks.
+    pub chunks_new: u64,
+    /// Chunks found in the repository.
+    pub chunks_reused: u64,
+}
+
+struct Filling {
+    bytes: Vec<u8>,
+    footer: Footer,
+}
+
+#[derive(Default)]
+struct Progress {
+    filling: Option<Filling>,
+    added: HashSet<ChunkId>,
+    reused: HashSet<ObjectId>,
+    written: Written,
+}
+
+/// Takes chunks and stores them.
+pub struct Writer {
+    vault: Arc<Vault>,
+    index: Arc<Index>,
+    session: SymmetricKey,
+    record: SessionRecord,
+    runtime: Handle,
+    progress: Mutex<Progress>,
+    packs: mpsc::Sender<(Vec<u8>, Footer)>,
+    room: Arc<Semaphore>,
+    uploader: Mutex<Option<JoinHandle<Result<Vec<IndexedPack>, store::Error>>>>,
+}
+
+impl Writer {
+    /// A writer with a session of its own; must be made inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Session`]: the key file's public key of the reader is none.
+    pub fn new(vault: Arc<Vault>, index: Arc<Index>) -> Result<Writer, Error> {
+        let session = SymmetricKey::draw(vault.random.as_ref());
+        let info = session_info(&vault);
+        let to = &vault.access.reader_public;
+        let sealed = envelope::seal_session(to, &session, &info, vault.random.as_ref())
+            .map_err(|_| Error::Session)?;
+        let mut record = [0; SESSION_BYTES];
+        record[..8].copy_from_slice(&session.check_value());
+        record[8..].copy_from_slice(&sealed.0);
+        let (packs, queue) = mpsc::channel(1);
+        let room = Arc::new(Semaphore::new(1));
+        let uploader = tokio::spawn(upload(vault.clone(), queue, room.clone()));
+        Ok(Writer {
+            vault,
+            index,
+            session,
+            record,
+            runtime: Handle::current(),
+            progress: Mutex::default(),
+            packs,
+            room,
+            uploader: Mutex::new(Some(uploader)),
+        })
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress
+            .lock()
+            .expect("nobody panics while holding the pack that is being filled")
+    }
+
+    /// Whether the chunk need not be sealed again: it is in a pack of ours, or in one that an
+    /// index signed by us or by the owner names. Counts it, and remembers its pack, if so.
+    pub fn has(&self, name: &ChunkId) -> bool {
+        let mut progress = self.progress();
+        let found = if progress.added.contains(name) {
+            true
+        } else {
+            let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
+            let place = self.index.places(name).find(|place| {
+                let marked = self.index.marks.iter().any(|mark| mark.pack == place.pack.id);
+                trusted.contains(&place.pack.signer) && !marked
+            });
+            place.is_some_and(|place| {
+                progress.reused.insert(place.pack.id);
+                true
+            })
+        };
+        if found {
+            progress.written.chunks_reused += 1;
+        }
+        found
+    }
+
+    /// Compresses and seals a chunk that the repository does not have, opens it again and lets
+    /// `check` compare, and puts it into a pack. Waits while an upload is behind; call it on a
+    /// thread of its own.
+    ///
+    /// # Errors
+    /// Transient when the upload failed; Bug when the chunk did not come back as it went in.
+    pub fn add(
+        &self,
+        kind: ChunkKind,
+        name: ChunkId,
+        raw: &[u8],
+        dictionary: Option<&Dictionary>,
+        check: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<Added, Error> {
+        let (codec, packed) = blob::pack(raw, dictionary);
+        let facts = ChunkFacts {
+            name,
+            kind,
+            codec,
+            dictionary: dictionary.map(|dictionary| dictionary.name),
+            raw_length: raw.len() as u32,
+        };
+        let key = if kind.is_metadata() {
+            &self.vault.access.shared.metadata
+        } else {
+            &self.session
+        };
+        let random = self.vault.random.as_ref();
+        let sealed = self.vault.realm.seal_chunk(&facts, &packed, key, random);
+        let opened = self.vault.realm.open_chunk(&facts, &sealed, key, dictionary);
+        if !opened.is_ok_and(|opened| check(&opened)) {
+            return Err(Error::Mismatch);
+        }
+        self.append(&facts, &sealed)
+    }
+
+    /// Names a chunk of plain bytes, and adds it unless the repository has it.
+    ///
+    /// # Errors
+    /// As [`Writer::add`].
+    pub fn add_bytes(&self, kind: ChunkKind, bytes: &[u8]) -> Result<(ChunkId, Added), Error> {
+        let name = self.vault.access.shared.chunk_id(kind as u8, bytes);
+        if self.has(&name) {
+            return Ok((name, Added::Reused));
+        }
+        let added = self.add(kind, name, bytes, None, |opened| opened == bytes)?;
+        Ok((name, added))
+    }
+
+    fn append(&self, facts: &ChunkFacts, sealed: &[u8]) -> Result<Added, Error> {
+        let mut progress = self.progress();
+        if !progress.added.insert(facts.name) {
+            progress.written.chunks_reused += 1;
+            return Ok(Added::Reused);
+        }
+        let record = self.record;
+        let epoch = self.vault.realm.epoch;
+        let filling = progress.filling.get_or_insert_with(|| {
+            let mut bytes = Vec::with_capacity(PACK_BYTES + (1 << 20));
+            let sessions = vec![record];
+            bytes.extend_from_slice(&Head { epoch, sessions }.write());
+            Filling {
+                bytes,
+                footer: Footer::default(),
+            }
+        });
+        let dictionary = match facts.dictionary {
+            None => 0,
+            Some(name) => dictionary_number(&mut filling.footer.dictionaries, name),
+        };
+        filling.footer.entries.push(Entry {
+            name: facts.name,
+            kind: facts.kind,
+            codec: facts.codec,
+            session: if facts.kind.is_metadata() { 0 } else { 1 },
+            dictionary,
+            offset: filling.bytes.len() as u32,
+            length: sealed.len() as u32,
+            raw_length: facts.raw_length,
+            sealed_hash: blob::sealed_hash(sealed),
+        });
+        filling.bytes.extend_from_slice(sealed);
+        let full = filling.bytes.len() >= PACK_BYTES;
+        progress.written.bytes += sealed.len() as u64;
+        progress.written.chunks_new += 1;
+        if full && let Some(full) = progress.filling.take() {
+            // The lock is held meanwhile: whoever else wants to add must wait as well.
+            self.send(full)?;
+        }
+        Ok(Added::New(sealed.len() as u32))
+    }
+
+    fn send(&self, mut filled: Filling) -> Result<(), Error> {
+        self.close(&mut filled);
+        let stopped = || Error::Stopped {
+            reason: "a pack could not be stored".into(),
+        };
+        let room = self
+            .runtime
+            .block_on(self.room.clone().acquire_owned())
+            .map_err(|_| stopped())?;
+        room.forget();
+        self.packs
+            .blocking_send((filled.bytes, filled.footer))
+            .map_err(|_| stopped())
+    }
+
+    fn close(&self, filled: &mut Filling) {
+        let random = self.vault.random.as_ref();
+        let nonce: [u8; 24] = draw(random);
+        let mut footer = filled.footer.write();
+        let head = &filled.bytes[..Head::length(1)];
+        let associated = footer_associated(&self.vault, head);
+        let key = &self.vault.access.shared.index;
+        seal::seal(key, &nonce, &associated, &mut footer);
+        let length = (footer.len() + nonce.len()) as u32;
+        filled.bytes.extend_from_slice(&nonce);
+        filled.bytes.append(&mut footer);
+        filled.bytes.extend_from_slice(&write_trailer(length));
+    }
+
+    /// What has been written so far.
+    pub fn written(&self) -> Written {
+        self.progress().written
+    }
+
+    /// Stores the last pack and the index, and checks that every pack that was written or reused
+    /// is in the storage with its length. No chunk may be added afterwards.
+    ///
+    /// # Errors
+    /// The storage's; Corrupt where a pack is gone.
+    pub async fn finish(self: Arc<Self>) -> Result<Option<ObjectId>, Error> {
+        let this = self.clone();
+        let last = tokio::task::spawn_blocking(move || {
+            let last = this.progress().filling.take();
+            last.map_or(Ok(()), |last| this.send(last))
+        });
+        let sent = last.await.map_err(|error| Error::Stopped {
+            reason: error.to_string(),
+        })?;
+        let uploader = self.uploader.lock().map(|mut slot| slot.take());
+        let Ok(Some(uploader)) = uploader else {
+            return Err(Error::Stopped {
+                reason: "the writer was finished before".into(),
+            });
+        };
+        // An empty pack tells the uploader that no more will come.
+        let _ = self.packs.send((Vec::new(), Footer::default())).await;
+        let packs = uploader.await.map_err(|error| Error::Stopped {
+            reason: error.to_string(),
+        })??;
+        sent?;
+        let mut needed: HashMap<ObjectId, u64> = packs
+            .iter()
+            .map(|pack| (pack.pack, pack.length))
+            .collect();
+        let reused = std::mem::take(&mut self.progress().reused);
+        for pack in self.index.packs() {
+            if reused.contains(&pack.id) {
+                needed.insert(pack.id, pack.length);
+            }
+        }
+        check_packs(&self.vault, &needed).await?;
+        if packs.is_empty() {
+            return Ok(None);
+        }
+        let body = IndexBody {
+            packs,
+            ..IndexBody::default()
+        };
+        Ok(Some(self.vault.put_index(&body).await?))
+    }
+}
+
+fn dictionary_number(dictionaries: &mut Vec<ChunkId>, name: ChunkId) -> u16 {
+    let at = dictionaries.iter().position(|known| *known == name);
+    let at = at.unwrap_or_else(|| {
+        dictionaries.push(name);
+        dictionaries.len() - 1
+    });
+    at as u16 + 1
+}
+
+/// What a session key's envelope is bound to.
+pub fn session_info(vault: &Vault) -> Vec<u8> {
+    let mut info = b"rowvault v1 session".to_vec();
+    info.extend_from_slice(&vault.realm.repository.0);
+    info.extend_from_slice(&vault.realm.epoch.to_le_bytes());
+    info
+}
+
+/// What a pack's footer is bound to: the repository and the pack's head.
+pub fn footer_associated(vault: &Vault, head: &[u8]) -> Vec<u8> {
+    let mut associated = b"footer".to_vec();
+    associated.extend_from_slice(&vault.realm.repository.0);
+    associated.extend_from_slice(head);
+    associated
+}
+
+async fn upload(
+    vault: Arc<Vault>,
+    mut queue: mpsc::Receiver<(Vec<u8>, Footer)>,
+    room: Arc<Semaphore>,
+) -> Result<Vec<IndexedPack>, store::Error> {
+    let mut done = Vec::new();
+    while let Some((bytes, footer)) = queue.recv().await {
+        if bytes.is_empty() {
+            break;
+        }
+        let stored = upload_one(&vault, bytes, footer).await;
+        match stored {
+            Ok(pack) => done.push(pack),
+            Err(error) => {
+                room.close();
+                return Err(error);
+            }
+        }
+        room.add_permits(1);
+    }
+    Ok(done)
+}
+
+async fn upload_one(
+    vault: &Vault,
+    bytes: Vec<u8>,
+    footer: Footer,
+) -> Result<IndexedPack, store::Error> {
+    let head = Head::length(1);
+    let sessions = bytes[head - SESSION_BYTES..head].to_vec();
+    let bytes = Bytes::from(bytes);
+    let pack = object_id(&bytes);
+    let length = bytes.len() as u64;
+    vault.store.put(&ObjectPath::Pack(pack), bytes).await?;
+    Ok(IndexedPack {
+        pack,
+        length,
+        sessions,
+        footer: footer.write(),
+    })
+}
+
+async fn check_packs(vault: &Vault, needed: &HashMap<ObjectId, u64>) -> Result<(), Error> {
+    if needed.len() <= HEADS_MAX {
+        for (pack, length) in needed {
+            match vault.store.head(&ObjectPath::Pack(*pack)).await {
+                Ok(facts) if facts.length == *length => {}
+                Ok(_) | Err(store::Error::Missing { .. }) => {
+                    return Err(Error::PackGone { pack: *pack });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        return Ok(());
+    }
+    let listing = vault.store.list(Prefix::Packs).await?;
+    let there: HashMap<ObjectId, u64> = listing
+        .objects
+        .iter()
+        .filter_map(|listed| match listed.path {
+            ObjectPath::Pack(id) => Some((id, listed.length)),
+            _ => None,
+        })
+        .collect();
+    match needed
+        .iter()
+        .find(|(pack, length)| there.get(*pack) != Some(*length))
+    {
+        None => Ok(()),
+        Some((pack, _)) => Err(Error::PackGone { pack: *pack }),
+    }
+}
