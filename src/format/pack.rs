@@ -26,8 +26,8 @@ pub const SESSION_BYTES: usize = 88;
 pub const SEAL_BYTES: usize = 40;
 /// Bytes of an entry in the footer.
 pub const ENTRY_BYTES: usize = 66;
-/// Largest raw (uncompressed) length of a chunk that a reader takes: 64 MiB.
-pub const RAW_BYTES_MAX: u32 = 64 << 20;
+/// Largest raw (uncompressed) length of a chunk that a reader takes: 1 GiB.
+pub const RAW_BYTES_MAX: u32 = 1 << 30;
 
 const WHAT: &str = "pack";
 
@@ -149,7 +149,7 @@ impl Footer {
     /// Reads a footer and checks that its entries make sense by themselves.
     ///
     /// # Errors
-    /// [`Error`]: short, trailing bytes, an unknown kind or codec, a chunk over 64 MiB.
+    /// [`Error`]: short, trailing bytes, an unknown kind or codec, a chunk over 1 GiB.
     pub fn read(bytes: &[u8]) -> Result<Footer, Error> {
         let mut fields = Fields::new(bytes, "pack footer");
         let dictionaries = fields.u32()? as usize;

@@ -9,10 +9,17 @@ use serde::{Deserialize, Serialize};
 use crate::format::object::{Error, check_features, read_body, write_body};
 use crate::id::{ChunkId, Digest};
 
-/// Up to this many chunks stand in the description itself; more go into pages.
-pub const INLINE_CHUNKS_MAX: usize = 1024;
-/// A page holds at most this many chunks.
-pub const PAGE_CHUNKS_MAX: usize = 4096;
+/// A page holds at most this many chunks, and so does a description without pages.
+pub const PAGE_CHUNKS_MAX: usize = 1024;
+/// A page is not closed before it has this many chunks, unless the run ends.
+pub const PAGE_CHUNKS_MIN: usize = 128;
+
+/// Whether a page with `length` chunks ends with the chunk `name`: decided by the name, so that
+/// a run that changed in one place keeps its other pages.
+pub fn page_ends(length: usize, name: &ChunkId) -> bool {
+    let drawn = u16::from_le_bytes([name.0[0], name.0[1]]);
+    length >= PAGE_CHUNKS_MAX || (length >= PAGE_CHUNKS_MIN && drawn.is_multiple_of(384))
+}
 
 /// Whether a run holds all rows of a table or what changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -162,6 +162,11 @@ impl Writer {
         })
     }
 
+    /// The vault that it writes to.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress
             .lock()
