@@ -7,5 +7,6 @@
 pub mod blob;
 pub mod index;
 pub mod reader;
+pub mod table;
 pub mod vault;
 pub mod writer;
