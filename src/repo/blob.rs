@@ -316,11 +316,9 @@ const COMPRESSES: &str = "zstd compresses any bytes into a buffer of its own bou
 /// A zstd frame of `raw`.
 pub fn compress(raw: &[u8], dictionary: Option<&Dictionary>) -> Vec<u8> {
     match dictionary {
-        Some(dictionary) => {
-            zstd::bulk::Compressor::with_prepared_dictionary(&dictionary.encoder)
-                .and_then(|mut compressor| compressor.compress(raw))
-                .expect(COMPRESSES)
-        }
+        Some(dictionary) => zstd::bulk::Compressor::with_prepared_dictionary(&dictionary.encoder)
+            .and_then(|mut compressor| compressor.compress(raw))
+            .expect(COMPRESSES),
         None => COMPRESSOR.with_borrow_mut(|slot| {
             let compressor = slot.get_or_insert_with(|| {
                 zstd::bulk::Compressor::new(LEVEL).expect("the level is one that zstd has")
@@ -341,10 +339,8 @@ pub fn decompress(
         return None;
     }
     let raw = match dictionary {
-        Some(dictionary) => {
-            zstd::bulk::Decompressor::with_prepared_dictionary(&dictionary.decoder)
-                .and_then(|mut decompressor| decompressor.decompress(packed, length))
-        }
+        Some(dictionary) => zstd::bulk::Decompressor::with_prepared_dictionary(&dictionary.decoder)
+            .and_then(|mut decompressor| decompressor.decompress(packed, length)),
         None => DECOMPRESSOR.with_borrow_mut(|slot| {
             let decompressor = match slot {
                 Some(decompressor) => decompressor,
@@ -395,7 +391,14 @@ mod tests {
         refused(REALM, Kind::Ledger, "a/2");
         refused(REALM, Kind::Manifest, "a/1");
         let repository = RepositoryId([2; 16]);
-        refused(Realm { repository, ..REALM }, Kind::Ledger, "a/1");
+        refused(
+            Realm {
+                repository,
+                ..REALM
+            },
+            Kind::Ledger,
+            "a/1",
+        );
         let strange = SymmetricKey::draw(&random);
         assert!(matches!(
             REALM.open_object(Kind::Ledger, "a/1", &sealed, &strange),
@@ -413,7 +416,11 @@ mod tests {
             let mut altered = sealed.clone();
             altered[at] ^= 1;
             assert!(REALM.open_object(Kind::Index, "i", &altered, &key).is_err());
-            assert!(REALM.open_object(Kind::Index, "i", &sealed[..at], &key).is_err());
+            assert!(
+                REALM
+                    .open_object(Kind::Index, "i", &sealed[..at], &key)
+                    .is_err()
+            );
         }
     }
 
@@ -439,8 +446,14 @@ mod tests {
             ChunkFacts { name, ..facts },
             ChunkFacts { kind, ..facts },
             ChunkFacts { codec, ..facts },
-            ChunkFacts { dictionary, ..facts },
-            ChunkFacts { raw_length: 999, ..facts },
+            ChunkFacts {
+                dictionary,
+                ..facts
+            },
+            ChunkFacts {
+                raw_length: 999,
+                ..facts
+            },
         ];
         for other in others {
             assert!(REALM.open_chunk(&other, &sealed, &key, None).is_err());

@@ -81,10 +81,13 @@ impl Index {
     /// The storage's; Corrupt for an index object that is damaged.
     pub async fn load(vault: &Vault) -> Result<Index, Error> {
         let listing = vault.store.list(Prefix::Indexes).await?;
-        let ids = listing.objects.iter().filter_map(|listed| match listed.path {
-            ObjectPath::Index(id) => Some(id),
-            _ => None,
-        });
+        let ids = listing
+            .objects
+            .iter()
+            .filter_map(|listed| match listed.path {
+                ObjectPath::Index(id) => Some(id),
+                _ => None,
+            });
         let fetched: Vec<(ObjectId, SignerId, IndexBody)> = stream::iter(ids)
             .map(|id| async move {
                 let (signer, body) = vault.fetch_index(id).await?;
@@ -248,7 +251,9 @@ mod tests {
         };
         let mut index = Index::default();
         let signer = SignerId([0; 32]);
-        index.add(&pack(1, vec![entry(7), entry(8)]), signer).unwrap();
+        index
+            .add(&pack(1, vec![entry(7), entry(8)]), signer)
+            .unwrap();
         index.add(&pack(2, vec![entry(7)]), signer).unwrap();
         index.add(&pack(2, vec![entry(7)]), signer).unwrap();
         index.sort();

@@ -81,14 +81,6 @@ impl Failure for Error {
     }
 }
 
-/// A chunk's content, opened and compared with its name where that needs no decoding.
-pub struct Chunk {
-    /// Its name.
-    pub name: ChunkId,
-    /// Its raw bytes.
-    pub raw: Vec<u8>,
-}
-
 /// A chunk as it lies, with all that is needed to open it on any thread.
 pub struct SealedChunk {
     /// Its facts.
@@ -122,6 +114,18 @@ impl SealedChunk {
             pack: self.pack,
             source,
         })
+    }
+}
+
+impl SealedChunk {
+    /// The error of a chunk that opens, and holds other content than its name says.
+    pub fn misnamed(&self) -> Error {
+        let chunk = self.facts.name;
+        Error::Damaged {
+            chunk,
+            pack: self.pack,
+            source: blob::Error::Name { chunk },
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod read;
 mod write;
 
 pub use describe::{Described, RunDescriber};
-pub use read::{Rows, RunChunks, StackReader, read_run};
+pub use read::{Rows, RunChunks, read_run};
 pub use write::{RunWriter, TableWriter, WrittenTable};
 
 use crate::failure::{Class, Failure};
@@ -113,10 +113,9 @@ impl Failure for Error {
             Error::Row { .. } | Error::Encode { .. } => Class::Invalid,
             Error::Order { .. } | Error::LargeCell { .. } => Class::Conflict,
             Error::Worker { .. } => Class::Bug,
-            Error::Codec { .. }
-            | Error::Name { .. }
-            | Error::Merge { .. }
-            | Error::Cell { .. } => Class::Corrupt,
+            Error::Codec { .. } | Error::Name { .. } | Error::Merge { .. } | Error::Cell { .. } => {
+                Class::Corrupt
+            }
             Error::Run(error) => error.class(),
         }
     }

@@ -182,7 +182,11 @@ impl Writer {
         } else {
             let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
             let place = self.index.places(name).find(|place| {
-                let marked = self.index.marks.iter().any(|mark| mark.pack == place.pack.id);
+                let marked = self
+                    .index
+                    .marks
+                    .iter()
+                    .any(|mark| mark.pack == place.pack.id);
                 trusted.contains(&place.pack.signer) && !marked
             });
             place.is_some_and(|place| {
@@ -225,7 +229,10 @@ impl Writer {
         };
         let random = self.vault.random.as_ref();
         let sealed = self.vault.realm.seal_chunk(&facts, &packed, key, random);
-        let opened = self.vault.realm.open_chunk(&facts, &sealed, key, dictionary);
+        let opened = self
+            .vault
+            .realm
+            .open_chunk(&facts, &sealed, key, dictionary);
         if !opened.is_ok_and(|opened| check(&opened)) {
             return Err(Error::Mismatch);
         }
@@ -348,10 +355,8 @@ impl Writer {
             reason: error.to_string(),
         })??;
         sent?;
-        let mut needed: HashMap<ObjectId, u64> = packs
-            .iter()
-            .map(|pack| (pack.pack, pack.length))
-            .collect();
+        let mut needed: HashMap<ObjectId, u64> =
+            packs.iter().map(|pack| (pack.pack, pack.length)).collect();
         let reused = std::mem::take(&mut self.progress().reused);
         for pack in self.index.packs() {
             if reused.contains(&pack.id) {

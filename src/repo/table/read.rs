@@ -87,7 +87,7 @@ fn decode(
         rows_max: chunk.puts as usize + chunk.deletions as usize,
     };
     let damaged = || sealed.misnamed();
-    let content = codec::decode(&raw, columns, &limits).map_err(|_| damaged())?;
+    let content = codec::decode(&raw, columns, limits).map_err(|_| damaged())?;
     if rows_name(vault, columns, &content.rows, &content.deleted) != chunk.name {
         return Err(damaged());
     }
@@ -170,8 +170,7 @@ impl RunReader {
     /// The chunk from another pack, where its first place is damaged.
     async fn elsewhere(&self, chunk: &RunChunk) -> Result<Decoded, Error> {
         let keys = self.keys.as_deref();
-        let accept =
-            |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, keys);
+        let accept = |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, keys);
         Ok(self.reader.chunk_elsewhere(&chunk.name, accept).await?)
     }
 }

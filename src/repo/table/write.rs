@@ -186,9 +186,12 @@ impl RunWriter {
         let Some(sealing) = self.sealing.pop_front() else {
             return Ok(());
         };
-        let sealed = self.runtime.block_on(sealing).map_err(|error| Error::Worker {
-            why: error.to_string(),
-        })??;
+        let sealed = self
+            .runtime
+            .block_on(sealing)
+            .map_err(|error| Error::Worker {
+                why: error.to_string(),
+            })??;
         self.digest.add(sealed.digest);
         if let Added::New(bytes) = sealed.added {
             self.bytes_stored += u64::from(bytes);
@@ -260,10 +263,9 @@ fn seal(writer: &Writer, table: &str, columns: usize, cut: Cut) -> Result<Sealed
                     source,
                 })?;
             let added = writer.add(ChunkKind::Rows, name, raw, None, |opened| {
-                let decoded = codec::decode(opened, columns, &Limits::default());
-                decoded.is_ok_and(|decoded| {
-                    decoded.rows == cut.rows && decoded.deleted == cut.deleted
-                })
+                let decoded = codec::decode(opened, columns, Limits::default());
+                decoded
+                    .is_ok_and(|decoded| decoded.rows == cut.rows && decoded.deleted == cut.deleted)
             })?;
             Ok::<_, Error>(added)
         })?
@@ -351,7 +353,11 @@ impl TableWriter {
     /// # Errors
     /// Of storing its chunks.
     pub fn slice(&mut self, column: usize, bytes: &[u8]) -> Result<(), Error> {
-        if self.open_cell.as_ref().is_none_or(|open| open.column != column) {
+        if self
+            .open_cell
+            .as_ref()
+            .is_none_or(|open| open.column != column)
+        {
             self.close_cell()?;
             let shared = &self.writer.vault().access.shared;
             self.open_cell = Some(OpenCell {
@@ -448,10 +454,11 @@ impl TableWriter {
     fn put(&mut self, row: &[u8], cells: Vec<LargeCell>) -> Result<(), Error> {
         self.key.clear();
         if let Some(keys) = &self.keys {
-            keys.encode(row, &mut self.key).map_err(|source| Error::Row {
-                table: self.name.clone(),
-                source,
-            })?;
+            keys.encode(row, &mut self.key)
+                .map_err(|source| Error::Row {
+                    table: self.name.clone(),
+                    source,
+                })?;
             if self.rows > 0 && self.key <= self.last_key {
                 return Err(Error::Order {
                     table: self.name.clone(),

@@ -1,0 +1,406 @@
+//! Ledgers: read whole and checked, and added to at the end.
+//!
+//! A chain is believed when every entry names the hash of the one before, and when it holds the
+//! head that this client saw last. Invariant: an older or forked ledger is refused until a person
+//! accepts it; an entry by somebody who may not write it stays in the chain and counts for nothing.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::failure::{Class, Failure};
+use crate::format::keyring::Keyring;
+use crate::format::ledger::{Entry, Event, Head, SUMMARY_EVERY};
+use crate::format::object::{Kind, read_body, write_body};
+use crate::id::{ObjectId, SignerId, SourceHash, SourceName, Ulid};
+use crate::repo::vault::{self, Vault, object_id};
+use crate::state::{self, State};
+use crate::store::{self, Created, ObjectPath, Prefix};
+
+/// How many entries are fetched at once.
+const FETCHES_AT_ONCE: usize = 16;
+const HEADS_FILE: &str = "heads";
+
+/// Why a ledger cannot be believed or added to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage, or an object in it.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The local state.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// An entry between others is not there.
+    #[error("entry {number} of the ledger of {source_name} is missing")]
+    Gap {
+        /// The source.
+        source_name: String,
+        /// The entry.
+        number: u64,
+    },
+    /// An entry does not name the one before it.
+    #[error(
+        "entry {number} of the ledger of {source_name} does not follow the one before it: the ledger was altered or forked"
+    )]
+    Broken {
+        /// The source.
+        source_name: String,
+        /// The entry.
+        number: u64,
+    },
+    /// The ledger ends before the head that was seen, or has another entry in its place.
+    #[error(
+        "the ledger of {source_name} is older than what was seen before: entry {number} with hash {hash} is not in it"
+    )]
+    RolledBack {
+        /// The source.
+        source_name: String,
+        /// The entry that was seen.
+        number: u64,
+        /// Its hash.
+        hash: ObjectId,
+    },
+    /// An entry stands in the ledger of another source.
+    #[error("entry {number} of the ledger of {source_name} belongs to another source")]
+    Misplaced {
+        /// The source.
+        source_name: String,
+        /// The entry.
+        number: u64,
+    },
+    /// Our heads cannot be read.
+    #[error("the heads kept in {path} are damaged")]
+    Heads {
+        /// The file.
+        path: String,
+    },
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Vault(error) => error.class(),
+            Error::State(error) => error.class(),
+            _ => Class::Corrupt,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Vault(error) => error.hint(),
+            Error::State(error) => error.hint(),
+            Error::Heads { path } => Some(format!(
+                "remove {path} to trust the repository as it is now"
+            )),
+            _ => Some("compare heads with another client or a log; 'rowvault ledger SOURCE --accept-head HASH' goes on from that head".into()),
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Error::Vault(error.into())
+    }
+}
+
+/// An entry, as it stands in its chain.
+#[derive(Clone, Debug)]
+pub struct Linked {
+    /// The entry.
+    pub entry: Entry,
+    /// BLAKE3 of its stored bytes.
+    pub hash: ObjectId,
+    /// Who signed it.
+    pub signer: SignerId,
+    /// Whether the keyring lets it count.
+    pub counts: bool,
+}
+
+/// The ledger of one source, oldest entry first.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    /// Its entries; the first is entry 1 or a summary.
+    pub entries: Vec<Linked>,
+}
+
+impl Chain {
+    /// The last entry.
+    pub fn head(&self) -> Option<Head> {
+        self.entries.last().map(|last| Head {
+            number: last.entry.number,
+            hash: last.hash,
+        })
+    }
+}
+
+/// The heads that this client saw, by source.
+pub type Heads = BTreeMap<SourceHash, Head>;
+
+/// Reads the heads that this client keeps.
+///
+/// # Errors
+/// [`Error::Heads`] where they are damaged: a person must decide.
+pub fn load_heads(vault: &Vault, state: &State) -> Result<Heads, Error> {
+    let Some(bytes) = state.read(HEADS_FILE)? else {
+        return Ok(Heads::new());
+    };
+    let damaged = || Error::Heads {
+        path: state.path(HEADS_FILE).display().to_string(),
+    };
+    let (_, body) = vault
+        .open(Kind::State, HEADS_FILE, &bytes)
+        .map_err(|_| damaged())?;
+    let heads: Vec<(SourceHash, Head)> = read_body(&body, "heads").map_err(|_| damaged())?;
+    Ok(heads.into_iter().collect())
+}
+
+/// Keeps heads, and those kept before that are further on.
+///
+/// # Errors
+/// The state directory's.
+pub fn save_heads(vault: &Vault, state: &State, heads: &Heads) -> Result<(), Error> {
+    let mut kept = load_heads(vault, state)?;
+    merge_heads(&mut kept, heads);
+    replace_heads(vault, state, &kept)
+}
+
+fn replace_heads(vault: &Vault, state: &State, heads: &Heads) -> Result<(), Error> {
+    let body: Vec<(SourceHash, Head)> = heads.iter().map(|(k, v)| (*k, *v)).collect();
+    let sealed = vault.seal(Kind::State, HEADS_FILE, &write_body(&body));
+    Ok(state.write(HEADS_FILE, &sealed, vault.random.as_ref())?)
+}
+
+/// Takes over from `more` what is further on.
+pub fn merge_heads(heads: &mut Heads, more: &Heads) {
+    for (source, head) in more {
+        let known = heads.entry(*source).or_insert(*head);
+        if head.number > known.number {
+            *known = *head;
+        }
+    }
+}
+
+/// Makes this client believe `head` of `source` again, whatever it saw before.
+///
+/// # Errors
+/// The state directory's.
+pub fn accept_head(
+    vault: &Vault,
+    state: &State,
+    source: SourceHash,
+    head: Option<Head>,
+) -> Result<(), Error> {
+    let mut heads = load_heads(vault, state)?;
+    match head {
+        Some(head) => heads.insert(source, head),
+        None => heads.remove(&source),
+    };
+    replace_heads(vault, state, &heads)
+}
+
+fn place(source: &SourceHash, number: u64) -> String {
+    ObjectPath::Ledger(*source, number, None).to_path()
+}
+
+/// The sources that have a ledger in the storage.
+///
+/// # Errors
+/// The storage's.
+pub async fn sources(vault: &Vault) -> Result<BTreeMap<SourceHash, Vec<ObjectPath>>, Error> {
+    let listing = vault.store.list(Prefix::Ledgers).await?;
+    let mut sources: BTreeMap<SourceHash, Vec<ObjectPath>> = BTreeMap::new();
+    for listed in listing.objects {
+        if let ObjectPath::Ledger(source, ..) = listed.path {
+            sources.entry(source).or_default().push(listed.path);
+        }
+    }
+    Ok(sources)
+}
+
+/// Lists the entries of one source.
+///
+/// # Errors
+/// The storage's.
+pub async fn list(vault: &Vault, source: SourceHash) -> Result<Vec<ObjectPath>, Error> {
+    let listing = vault.store.list(Prefix::Ledger(source)).await?;
+    Ok(listing
+        .objects
+        .into_iter()
+        .map(|listed| listed.path)
+        .collect())
+}
+
+/// Fetches the entries at `paths` from the last summary on, and checks the chain, and that it
+/// holds `seen`.
+///
+/// # Errors
+/// Corrupt: a gap, a fork, an entry that was altered, a ledger older than `seen`.
+pub async fn read(
+    vault: &Vault,
+    keyring: &Keyring,
+    source: SourceHash,
+    paths: &[ObjectPath],
+    seen: Option<Head>,
+) -> Result<Chain, Error> {
+    let number = |path: &ObjectPath| match path {
+        ObjectPath::Ledger(_, number, _) => *number,
+        _ => 0,
+    };
+    let last = paths.iter().map(number).max().unwrap_or(0);
+    let mut start = (last / SUMMARY_EVERY * SUMMARY_EVERY).max(1);
+    if let Some(seen) = seen {
+        start = start.min(seen.number.max(1));
+    }
+    let wanted = paths.iter().filter(|path| number(path) >= start).cloned();
+    let linked: Vec<Linked> = stream::iter(wanted)
+        .map(|path| fetch(vault, keyring, source, path))
+        .buffered(FETCHES_AT_ONCE)
+        .try_collect()
+        .await?;
+    let name = match linked.first() {
+        Some(first) => first.entry.source.to_string(),
+        None => source.to_string(),
+    };
+    check_links(&linked, start, &name)?;
+    if let Some(seen) = seen {
+        let there = linked
+            .iter()
+            .any(|link| link.entry.number == seen.number && link.hash == seen.hash);
+        if !there {
+            return Err(Error::RolledBack {
+                source_name: name,
+                number: seen.number,
+                hash: seen.hash,
+            });
+        }
+    }
+    Ok(Chain { entries: linked })
+}
+
+fn check_links(linked: &[Linked], start: u64, name: &str) -> Result<(), Error> {
+    let mut expected = start;
+    let mut before: Option<ObjectId> = None;
+    for link in linked {
+        let number = link.entry.number;
+        let source_name = name.to_owned();
+        if number > expected {
+            let number = expected;
+            return Err(Error::Gap {
+                source_name,
+                number,
+            });
+        }
+        let follows = before.is_none_or(|hash| link.entry.previous == Some(hash));
+        if number < expected || !follows {
+            return Err(Error::Broken {
+                source_name,
+                number,
+            });
+        }
+        before = Some(link.hash);
+        expected += 1;
+    }
+    Ok(())
+}
+
+async fn fetch(
+    vault: &Vault,
+    keyring: &Keyring,
+    source: SourceHash,
+    path: ObjectPath,
+) -> Result<Linked, Error> {
+    let bytes = vault.store.get(&path).await?;
+    link(vault, keyring, source, path, &bytes)
+}
+
+fn link(
+    vault: &Vault,
+    keyring: &Keyring,
+    source: SourceHash,
+    path: ObjectPath,
+    bytes: &[u8],
+) -> Result<Linked, Error> {
+    let number = match path {
+        ObjectPath::Ledger(_, number, _) => number,
+        _ => 0,
+    };
+    let (signer, body) = vault
+        .open(Kind::Ledger, &place(&source, number), bytes)
+        .map_err(|source| vault::Error::Object {
+            path: path.clone(),
+            source,
+        })?;
+    let entry = Entry::read(&body).map_err(|source| vault::Error::Body { path, source })?;
+    if entry.number != number || vault.source_hash(&entry.source) != source {
+        return Err(Error::Misplaced {
+            source_name: entry.source.to_string(),
+            number,
+        });
+    }
+    let forgets = matches!(entry.event, Event::Forgotten(_));
+    let counts = if forgets {
+        keyring.may_forget(&signer, &entry.source, number)
+    } else {
+        keyring.may_write(&signer, &entry.source, number)
+    };
+    Ok(Linked {
+        hash: object_id(bytes),
+        entry,
+        signer,
+        counts,
+    })
+}
+
+/// What adding an entry came to.
+#[derive(Clone, Debug)]
+pub enum Appended {
+    /// It is the head now.
+    Ours(Head),
+    /// Another entry has its number: read the ledger again.
+    Lost,
+}
+
+/// Who writes an entry, and what it knows.
+pub struct Author<'a> {
+    /// The source.
+    pub source: &'a SourceName,
+    /// The writer's host.
+    pub host: &'a str,
+    /// The heads of all sources that it knows.
+    pub heads: &'a Heads,
+}
+
+/// Adds `event` behind `head`; a lost race is a value.
+///
+/// # Errors
+/// The storage's; Unsettled where it may have been added.
+pub async fn append(
+    vault: &Vault,
+    author: &Author<'_>,
+    head: Option<Head>,
+    event: Event,
+) -> Result<Appended, Error> {
+    let number = head.map_or(1, |head| head.number + 1);
+    let now = vault.clock.now();
+    let entry = Entry {
+        number,
+        previous: head.map(|head| head.hash),
+        source: author.source.clone(),
+        token: Ulid::draw(now, vault.random.as_ref()),
+        time: now,
+        host: author.host.to_owned(),
+        heads: author.heads.clone(),
+        event,
+    };
+    let source = vault.source_hash(author.source);
+    let sealed = vault.seal(Kind::Ledger, &place(&source, number), &entry.write());
+    let head = Head {
+        number,
+        hash: object_id(&sealed),
+    };
+    let path = ObjectPath::Ledger(source, number, None);
+    let token = Vault::token(&sealed).to_vec();
+    match vault.store.create(&path, sealed, &token).await? {
+        Created::Ours => Ok(Appended::Ours(head)),
+        Created::Anothers(_) => Ok(Appended::Lost),
+    }
+}
