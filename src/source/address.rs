@@ -330,7 +330,7 @@ impl SourceOptions {
 /// Owners and rights in a restored database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
-    /// Leaves every object to the role that restores.
+    /// Leaves every object, and every definer, to the role that restores.
     pub no_owner: bool,
     /// Leaves out every grant.
     pub no_privileges: bool,
@@ -345,7 +345,7 @@ pub struct TargetOptions {
     pub parallel: usize,
     /// The only place to look for PostgreSQL's client tools; none for the usual places.
     pub pg_bin_dir: Option<PathBuf>,
-    /// Whose the restored objects are (PostgreSQL).
+    /// Whose the restored objects are (PostgreSQL; definers on MySQL).
     pub ownership: Ownership,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,

@@ -3,8 +3,7 @@
 //! The one place that knows all engines. Nothing is read or connected here: that begins with
 //! `begin` and `prepare`.
 
-use crate::failure::{AnyFailure, Class};
-use crate::row::schema::Engine;
+use crate::failure::AnyFailure;
 use crate::source::sqlite::capture::SqliteSource;
 use crate::source::sqlite::target::SqliteTarget;
 use crate::source::{Source, Target};
@@ -21,7 +20,7 @@ pub fn source(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Source
     match url {
         SourceUrl::Sqlite(path) => Ok(Box::new(SqliteSource::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::source(url, options),
-        SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
+        SourceUrl::Mysql(_) => super::mysql::source(url, options),
     }
 }
 
@@ -33,14 +32,6 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
     match url {
         SourceUrl::Sqlite(path) => Ok(Box::new(SqliteTarget::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::target(url, options),
-        SourceUrl::Mysql(_) => Err(unknown(Engine::Mysql)),
+        SourceUrl::Mysql(_) => super::mysql::target(url, options),
     }
-}
-
-fn unknown(engine: Engine) -> AnyFailure {
-    AnyFailure::new(
-        Class::Invalid,
-        format!("this rowvault cannot work with {engine}"),
-        Some("use a newer rowvault".into()),
-    )
 }

@@ -16,6 +16,8 @@ pub fn install_tls() {
 }
 
 mod moto;
+mod mysql_roundtrip;
+mod mysql_server;
 mod store;
 mod store_directory;
 mod store_faults;

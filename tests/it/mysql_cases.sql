@@ -1,0 +1,121 @@
+-- Every case of a MariaDB database that the round trip must give back.
+SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', time_zone = '+00:00', foreign_key_checks = 0;
+
+CREATE TABLE dates (id INT PRIMARY KEY, d DATE NOT NULL, dt DATETIME(6), ts TIMESTAMP(6) NULL, t TIME(3), y YEAR);
+INSERT INTO dates VALUES
+ (0, '0000-00-00', '0000-00-00 00:00:00', '0000-00-00 00:00:00', '-838:59:59', 0000),
+ (1, '2020-00-00', '2020-02-00 10:00:00', '1970-01-01 00:00:01', '838:59:59.999', 1901),
+ (2, '2021-02-31', '9999-12-31 23:59:59.999999', '2038-01-19 03:14:07.999999', '00:00:00.001', 2155),
+ (3, '1000-01-01', NULL, NULL, NULL, NULL);
+
+CREATE TABLE counted (id INT NOT NULL AUTO_INCREMENT PRIMARY KEY, name VARCHAR(20)) AUTO_INCREMENT = 1000;
+INSERT INTO counted VALUES (0, 'zero'), (-5, 'below'), (7, 'seven');
+CREATE TABLE counted_empty (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY) AUTO_INCREMENT = 77;
+
+CREATE TABLE numbers (id BIGINT UNSIGNED PRIMARY KEY, small TINYINT, z INT(8) UNSIGNED ZEROFILL, dec65 DECIMAL(65,30),
+ f FLOAT, f72 FLOAT(7,2), d DOUBLE, d82 DOUBLE(20,4), b1 BIT(1), b7 BIT(7), b64 BIT(64), ok BOOLEAN);
+INSERT INTO numbers VALUES
+ (18446744073709551615, -128, 42, 99999999999999999999999999999999999.999999999999999999999999999999, 0.1, 12345.67, 0.1, 1234567890123.4567, b'1', b'1010101', 18446744073709551615, TRUE),
+ (9223372036854775808, 127, 0, -0.000000000000000000000000000001, -0e0, -1.5, -0e0, -0.0001, b'0', b'0', 0, FALSE),
+ (0, 0, 99999999, 0, 3.4028234e38, 0, 1.7976931348623157e308, 0, NULL, b'1111111', 9223372036854775808, NULL),
+ (1, NULL, NULL, NULL, 1.17549435e-38, NULL, 2.2250738585072014e-308, NULL, NULL, NULL, NULL, NULL),
+ (2, NULL, NULL, NULL, 16777217, NULL, 4.9e-324, NULL, NULL, NULL, NULL, NULL),
+ (3, NULL, NULL, NULL, 1e-45, NULL, 123456789.123456789, NULL, NULL, NULL, NULL, NULL);
+CREATE TABLE key_of_bits (b BIT(12) PRIMARY KEY, v INT);
+INSERT INTO key_of_bits VALUES (0, 1), (4095, 2), (b'101', 3);
+CREATE TABLE key_of_decimals (d DECIMAL(10,3) PRIMARY KEY); INSERT INTO key_of_decimals VALUES (-1), (0), (2), (10), (9.5);
+
+CREATE TABLE choices (id INT PRIMARY KEY, e ENUM('a', 'b''c', ''), e0 ENUM('x', '', '0', '1'), plain ENUM('1', '0'), s SET('a', 'b', 'cd'), s0 SET('', 'x', 'y')) DEFAULT CHARSET utf8mb4;
+
+INSERT IGNORE INTO choices VALUES (1, 'a', 'x', '1', 'a,b', 'x'), (2, '', '', '0', '', ''), (3, 0, 0, 0, 0, 0), (4, 2, 3, 2, 7, 7), (5, 'b''c', '0', '0', 'cd', 1), (6, NULL, NULL, NULL, NULL, NULL), (7, 3, 4, 1, 3, 6);
+
+CREATE TABLE texts (id INT PRIMARY KEY, a VARCHAR(100) CHARACTER SET latin1, b TEXT CHARACTER SET utf8mb3, c LONGTEXT CHARACTER SET utf8mb4, d CHAR(10), u VARCHAR(50) CHARACTER SET ucs2, w TEXT CHARACTER SET utf16, k VARCHAR(50) CHARACTER SET gbk, s VARCHAR(50) CHARACTER SET sjis) DEFAULT CHARSET utf8mb4;
+INSERT INTO texts VALUES (1, _latin1 x'c3a9c3bc', 'Żółć', '😀 emoji', 'a ', 'ucs é', 'utf16 😀', _gbk x'815c', _sjis x'835c'),
+ (2, '', '', '', '', '', '', '', ''), (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+ (4, _latin1 x'00095c0a0d1a2722', 'tab\tnew\nline\\back\0nul\r\Z''"', '\\N', '\\N', '\\', '\\N', '\\', '\\'),
+ (5, 'trailing  ', '  ', 'NULL', 'NULL', '\t', '\n', ',', '"');
+
+CREATE TABLE bytes (id INT PRIMARY KEY, b BINARY(4), vb VARBINARY(300), tb TINYBLOB, bl BLOB, mb MEDIUMBLOB, lb LONGBLOB);
+INSERT INTO bytes VALUES (1, x'00', x'00ff5c090a0d1a27', x'', x'80', x'ff', NULL), (2, 'abcd', '', '', '', '', ''), (3, NULL, NULL, NULL, NULL, NULL, NULL);
+CREATE TABLE key_of_bytes (k VARBINARY(16) PRIMARY KEY, v INT); INSERT INTO key_of_bytes VALUES ('', 0), (x'00', 1), (x'0000', 2), (x'ff', 3), ('a', 4), (x'61000a5c', 5);
+
+CREATE TABLE documents (id INT PRIMARY KEY, j JSON, pt POINT, g GEOMETRY, u UUID, ip6 INET6, ip4 INET4);
+INSERT INTO documents VALUES (1, '{"a": 1, "a": 2, "é": [1.0, null]}', ST_GeomFromText('POINT(1 2)', 4326), ST_GeomFromText('POLYGON((0 0,1 0,1 1,0 0))', 3857), '123e4567-e89b-12d3-a456-426614174000', '::ffff:1.2.3.4', '10.0.0.1'), (2, NULL, NULL, NULL, NULL, NULL, NULL),
+ (3, '[]', ST_GeomFromText('POINT(-0.5 1e300)'), ST_GeomFromText('GEOMETRYCOLLECTION EMPTY'), '00000000-0000-0000-0000-000000000000', '::', '0.0.0.0');
+
+CREATE TABLE made (id INT PRIMARY KEY, a INT, s INT AS (a + 1) STORED, v INT AS (a * 2) VIRTUAL, h VARCHAR(5) INVISIBLE DEFAULT 'inv', chk INT CHECK (chk < 10), KEY (v), UNIQUE KEY (s));
+INSERT INTO made (id, a, chk) VALUES (1, 1, 1), (2, 5, NULL); INSERT INTO made (id, a, h) VALUES (3, NULL, 'x');
+
+CREATE TABLE no_key (a INT, b TEXT); INSERT INTO no_key VALUES (1, 'x'), (1, 'x'), (1, 'x'), (NULL, NULL), (2, '');
+CREATE TABLE nullable_unique (a INT UNIQUE, b INT); INSERT INTO nullable_unique VALUES (NULL, 1), (NULL, 1), (3, 1);
+CREATE TABLE unique_key (a INT, b VARCHAR(10) NOT NULL, UNIQUE KEY k (b)); INSERT INTO unique_key VALUES (1, 'b'), (2, 'a'), (3, 'C');
+CREATE TABLE prefix_key (t VARCHAR(600) NOT NULL, v INT, PRIMARY KEY (t(20))); INSERT INTO prefix_key VALUES (REPEAT('a', 500), 1), ('b', 2);
+CREATE TABLE empty_table (id INT PRIMARY KEY);
+CREATE TABLE one_column (t TEXT); INSERT INTO one_column VALUES (''), (NULL), ('\\N'), ('x');
+
+CREATE TABLE mixed_case (id VARCHAR(30) COLLATE utf8mb4_unicode_ci, n INT, PRIMARY KEY (id, n)); INSERT INTO mixed_case VALUES ('b', 1), ('A', 2), ('a', 1), ('Z', 1), ('é', 1), ('_', 1), ('-', 1), ('f', 0);
+CREATE TABLE uuids (id CHAR(36) NOT NULL PRIMARY KEY, name VARCHAR(50), deleted TINYINT(1) DEFAULT 0) COLLATE utf8mb4_general_ci;
+INSERT INTO uuids SELECT UUID(), CONCAT('name ', seq), seq % 2 FROM seq_1_to_500;
+
+CREATE TABLE parent (id INT PRIMARY KEY, boss INT, child INT, CONSTRAINT self_key FOREIGN KEY (boss) REFERENCES parent (id) ON DELETE SET NULL, CONSTRAINT round_key FOREIGN KEY (child) REFERENCES child (id));
+CREATE TABLE child (id INT PRIMARY KEY, a INT, b INT, parent INT NOT NULL, UNIQUE KEY ab (a, b), CONSTRAINT to_parent FOREIGN KEY (parent) REFERENCES parent (id) ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE grandchild (id INT PRIMARY KEY, a INT, b INT, CONSTRAINT composite FOREIGN KEY (a, b) REFERENCES child (a, b));
+INSERT INTO parent VALUES (1, 1, 1), (2, 1, NULL); INSERT INTO child VALUES (1, 1, 2, 1), (2, 1, 3, 2); INSERT INTO grandchild VALUES (1, 1, 2), (2, NULL, 9);
+
+CREATE TABLE isam (id INT PRIMARY KEY, t VARCHAR(10), FULLTEXT KEY (t)) ENGINE = MyISAM; INSERT INTO isam VALUES (1, 'one'), (2, 'two');
+CREATE TABLE aria (id INT AUTO_INCREMENT PRIMARY KEY, t VARCHAR(10)) ENGINE = Aria; INSERT INTO aria VALUES (1, 'one');
+CREATE TABLE search (id INT PRIMARY KEY, t TEXT, FULLTEXT KEY ft (t)) ENGINE = InnoDB; INSERT INTO search VALUES (1, 'some words here');
+CREATE TABLE compressed (id INT PRIMARY KEY, t LONGTEXT COMPRESSED) ROW_FORMAT = DYNAMIC; INSERT INTO compressed VALUES (1, REPEAT('squeeze ', 1000));
+
+CREATE TABLE ranges (id INT, d DATE, PRIMARY KEY (id, d)) PARTITION BY RANGE (YEAR(d)) (PARTITION p0 VALUES LESS THAN (2000), PARTITION p1 VALUES LESS THAN (2020), PARTITION pmax VALUES LESS THAN MAXVALUE);
+INSERT INTO ranges VALUES (1, '1999-01-01'), (2, '2010-01-01'), (3, '2030-01-01');
+CREATE TABLE hashes (id INT PRIMARY KEY) PARTITION BY HASH (id) PARTITIONS 4; INSERT INTO hashes SELECT seq FROM seq_1_to_50;
+
+CREATE TABLE versioned (id INT PRIMARY KEY, x INT) WITH SYSTEM VERSIONING;
+INSERT INTO versioned VALUES (1, 1), (2, 2); UPDATE versioned SET x = 10 WHERE id = 1; DELETE FROM versioned WHERE id = 2; INSERT INTO versioned VALUES (2, 20);
+CREATE TABLE versioned_openly (id INT PRIMARY KEY, x INT, s TIMESTAMP(6) GENERATED ALWAYS AS ROW START, e TIMESTAMP(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)) WITH SYSTEM VERSIONING;
+INSERT INTO versioned_openly (id, x) VALUES (1, 1); UPDATE versioned_openly SET x = 2; UPDATE versioned_openly SET x = 3;
+CREATE TABLE booked (room INT, s DATE, e DATE, PERIOD FOR p (s, e), PRIMARY KEY (room, p WITHOUT OVERLAPS)); INSERT INTO booked VALUES (1, '2020-01-01', '2020-02-01'), (1, '2020-02-01', '2020-03-01');
+
+CREATE SEQUENCE numbers_of START WITH 100 INCREMENT BY 10 MAXVALUE 1000 CACHE 5 CYCLE;
+SELECT NEXTVAL(numbers_of), NEXTVAL(numbers_of);
+CREATE SEQUENCE never_used;
+CREATE TABLE from_sequence (id BIGINT NOT NULL DEFAULT NEXTVAL(numbers_of) PRIMARY KEY, v INT); INSERT INTO from_sequence (v) VALUES (1), (2);
+
+CREATE TABLE `select` (`from` INT PRIMARY KEY, `a``b` INT, `x y` INT, `ünï` INT, `'; DROP TABLE no_key; --` INT); INSERT INTO `select` VALUES (1, 2, 3, 4, 5);
+CREATE TABLE `Pair` (id INT PRIMARY KEY); CREATE TABLE `pair` (id INT PRIMARY KEY); INSERT INTO `Pair` VALUES (1); INSERT INTO `pair` VALUES (2);
+CREATE TABLE `with space` (id INT PRIMARY KEY); INSERT INTO `with space` VALUES (1);
+CREATE TABLE `new
+line` (id INT PRIMARY KEY); INSERT INTO `new
+line` VALUES (1);
+CREATE TABLE `../x` (id INT PRIMARY KEY); INSERT INTO `../x` VALUES (1);
+CREATE TABLE `emoji_č` (id INT PRIMARY KEY); INSERT INTO `emoji_č` VALUES (1);
+CREATE TABLE `a.b` (id INT PRIMARY KEY); INSERT INTO `a.b` VALUES (1);
+
+CREATE TABLE log (id INT AUTO_INCREMENT PRIMARY KEY, what VARCHAR(100)); INSERT INTO log VALUES (1, 'made by hand');
+CREATE TABLE watched (id INT PRIMARY KEY, v INT); INSERT INTO watched VALUES (1, 1);
+DELIMITER //
+SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'//
+CREATE TRIGGER second_one BEFORE INSERT ON watched FOR EACH ROW INSERT INTO log (what) VALUES ('second "one"' || NEW.id)//
+SET sql_mode = ''//
+CREATE TRIGGER first_one BEFORE INSERT ON watched FOR EACH ROW PRECEDES second_one BEGIN INSERT INTO log (what) VALUES ('first'); SET NEW.v = NEW.v + 1; END//
+CREATE TRIGGER after_update AFTER UPDATE ON watched FOR EACH ROW INSERT INTO log (what) VALUES ('updated')//
+CREATE DEFINER = 'gone'@'nowhere' PROCEDURE orphan () SELECT 1//
+CREATE FUNCTION double_it (x INT) RETURNS INT DETERMINISTIC RETURN x * 2//
+CREATE PROCEDURE count_all (OUT n INT) COMMENT 'counts' BEGIN SELECT COUNT(*) INTO n FROM log; END//
+SET sql_mode = 'ORACLE'//
+CREATE PACKAGE tools AS FUNCTION one RETURN INT; END//
+CREATE PACKAGE BODY tools AS FUNCTION one RETURN INT AS BEGIN RETURN 1; END; END//
+SET sql_mode = ''//
+SET time_zone = 'SYSTEM'//
+CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01 03:00:00' ON COMPLETION PRESERVE DO INSERT INTO log (what) VALUES ('night')//
+SET time_zone = '+02:00'//
+CREATE EVENT asleep ON SCHEDULE AT '2036-05-05 05:05:05' ON COMPLETION NOT PRESERVE DISABLE COMMENT 'zzz' DO BEGIN DELETE FROM log; END//
+SET time_zone = '+00:00'//
+SET NAMES latin1//
+CREATE FUNCTION old_text () RETURNS VARCHAR(20) CHARSET latin1 DETERMINISTIC RETURN 'café'//
+SET NAMES utf8mb4//
+DELIMITER ;
+CREATE VIEW z_last AS SELECT id, double_it(v) AS v FROM watched;
+CREATE ALGORITHM = MERGE SQL SECURITY INVOKER VIEW a_first AS SELECT id, v FROM z_last WHERE v > 0 WITH CASCADED CHECK OPTION;
+CREATE VIEW elsewhere AS SELECT w.id, u.user FROM watched w JOIN mysql.user u;
