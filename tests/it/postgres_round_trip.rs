@@ -24,3 +24,57 @@ async fn ordinary_tables_come_back_equal() {
     assert_eq!(done.seen["public.a"].rows, 20000);
     assert_eq!(server.dump("plain", &[]), server.dump("plain_back", &[]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_case_comes_back_equal() {
+    let Some(server) = Server::shared() else {
+        return;
+    };
+    server.create("cases");
+    server.sql("cases", include_str!("postgres/cases.sql"));
+    let done = trip(&server.url("cases"), &server.url("cases_back")).await;
+    assert_eq!(done.published.warnings, Vec::<String>::new());
+    assert_eq!(done.structure.warnings, Vec::<String>::new());
+    for (arguments, what) in [(&["--create"][..], "archive"), (&["-b", "-a"][..], "data")] {
+        let before = server.dump("cases", arguments);
+        let after = server
+            .dump("cases_back", arguments)
+            .replace("cases_back", "cases");
+        assert_same(&before, &after, what);
+    }
+    assert_eq!(server.ask("cases_back", "SELECT count(*) FROM fired"), "0");
+    let filled = "SELECT string_agg(relname || relispopulated, ',' ORDER BY relname) \
+        FROM pg_class WHERE relkind = 'm'";
+    assert_eq!(
+        server.ask("cases_back", filled),
+        "mat_atrue,mat_btrue,mat_emptyfalse"
+    );
+    for view in ["mat_a", "mat_b"] {
+        let sql = format!("SELECT string_agg(x::text, ';' ORDER BY x::text) FROM public.{view} x");
+        assert_eq!(server.ask("cases", &sql), server.ask("cases_back", &sql));
+    }
+    let large = |table: &str| done.seen[table].large;
+    assert_eq!(large("public.large"), 7);
+    assert_eq!(large("public.large_nokey"), 4);
+    assert_eq!(large("public.expanded"), 1);
+}
+
+/// Fails with the first lines that differ, not with two whole dumps.
+fn assert_same(before: &str, after: &str, what: &str) {
+    if before == after {
+        return;
+    }
+    let cut = |line: &str| line.chars().take(200).collect::<String>();
+    let differing: Vec<String> = before
+        .lines()
+        .zip(after.lines())
+        .filter(|(before, after)| before != after)
+        .take(10)
+        .map(|(before, after)| format!("- {}\n+ {}", cut(before), cut(after)))
+        .collect();
+    let (long, back) = (before.lines().count(), after.lines().count());
+    panic!(
+        "{what} differs ({long} and {back} lines):\n{}",
+        differing.join("\n")
+    );
+}

@@ -29,9 +29,9 @@ WHERE d.datname = pg_catalog.current_database()";
 
 const SETTINGS: &str = "\
 SELECT r.rolname::text, c.setting FROM pg_catalog.pg_db_role_setting s \
-LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) AS c(setting) \
+LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) WITH ORDINALITY AS c(setting, place) \
 WHERE s.setdatabase = (SELECT oid FROM pg_catalog.pg_database \
- WHERE datname = pg_catalog.current_database()) ORDER BY 1, 2";
+ WHERE datname = pg_catalog.current_database()) ORDER BY 1, c.place";
 
 /// Owners, grantees and roles of policies: what `pg_shdepend` knows, and owners that it leaves
 /// out for being pinned.
@@ -97,7 +97,7 @@ pub async fn read(client: &mut Client, options: &SourceOptions) -> Result<State,
     let doing = "reading the database's properties";
     let list = |rows: Vec<super::client::TextRow>| -> Vec<String> {
         rows.into_iter()
-            .map(|row| texts::<1>(row))
+            .map(texts::<1>)
             .map(|[text]| text)
             .collect()
     };
