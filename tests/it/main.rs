@@ -7,6 +7,8 @@
 mod postgres_pipe;
 mod postgres_round_trip;
 mod postgres_server;
+mod sqlite_copy;
+mod sqlite_round_trip;
 
 /// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.
 /// Calling it again changes nothing.
