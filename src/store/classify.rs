@@ -269,6 +269,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_disk_says_is_understood() {
+        let said = |kind: ErrorKind| {
+            classify(&object_store::Error::Generic {
+                store: "directory",
+                source: Box::new(std::io::Error::from(kind)),
+            })
+        };
+        assert!(matches!(said(ErrorKind::StorageFull), Trouble::Full(_)));
+        assert!(matches!(said(ErrorKind::QuotaExceeded), Trouble::Full(_)));
+        assert!(matches!(
+            said(ErrorKind::ReadOnlyFilesystem),
+            Trouble::Denied(_)
+        ));
+        assert!(matches!(
+            said(ErrorKind::PermissionDenied),
+            Trouble::Denied(_)
+        ));
+        assert!(matches!(said(ErrorKind::TimedOut), Trouble::Transient(_)));
+        assert_eq!(said(ErrorKind::NotFound), Trouble::Missing);
+    }
+
+    #[test]
     fn an_unknown_error_is_transient_and_unclear() {
         let error = object_store::Error::Generic {
             store: "S3",

@@ -81,11 +81,16 @@ impl ObjectPath {
         (object.to_path() == path).then_some(object)
     }
 
-    /// Whether the path names the object's bytes, so that writing it twice is writing it once.
-    pub fn is_content_named(&self) -> bool {
+    /// Whether writing it twice is writing it once: its path names its bytes, or was drawn by the
+    /// only one who writes it. What has a path that others may want too is created, not put.
+    pub fn may_be_put(&self) -> bool {
         matches!(
             self,
-            ObjectPath::Pack(_) | ObjectPath::Index(_) | ObjectPath::Manifest(..)
+            ObjectPath::Pack(_)
+                | ObjectPath::Index(_)
+                | ObjectPath::Manifest(..)
+                | ObjectPath::Ledger(_, _, Some(_))
+                | ObjectPath::Intent(_)
         )
     }
 

@@ -210,18 +210,21 @@ impl Store {
         })
     }
 
-    /// Writes an object that is named by its bytes; writing it again changes nothing.
+    /// Writes an object whose path nobody else wants (`ObjectPath::may_be_put`): named by its bytes,
+    /// or drawn. Writing it again changes nothing.
     ///
     /// # Panics
-    /// Where the path is not named by content: such objects are created, not put.
+    /// Where others may want the path: such objects are created, not put.
     ///
     /// # Errors
     /// `Full`, `Denied`, `Transient`: it may be there all the same, and that harms nobody.
     pub async fn put(&self, path: &ObjectPath, body: Bytes) -> Result<(), Error> {
-        assert!(
-            path.is_content_named(),
-            "{path} is not named by its content"
-        );
+        assert!(path.may_be_put(), "others may want {path} too");
+        self.overwrite(path, body).await
+    }
+
+    /// Writes whatever stands there.
+    pub(crate) async fn overwrite(&self, path: &ObjectPath, body: Bytes) -> Result<(), Error> {
         let wire = self.wire();
         let attempt = || wire.put(path, body.clone(), PutMode::Overwrite);
         self.repeat(self.place(path), attempt).await?;

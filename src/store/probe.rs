@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use object_store::PutMode;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -129,7 +128,7 @@ impl Probe<'_> {
         let path = self.path("object");
         let body = self.body("object");
         let before = self.store.clock().now();
-        self.put(&path, body.clone()).await?;
+        self.store.overwrite(&path, body.clone()).await?;
         let after = self.store.clock().now();
         Ok(Verdict {
             conditional_create,
@@ -152,13 +151,6 @@ impl Probe<'_> {
         let fill = (0..OBJECT_LENGTH - body.len()).map(|n| (n % 251) as u8);
         body.extend(fill);
         body.into()
-    }
-
-    async fn put(&self, path: &ObjectPath, body: Bytes) -> Result<(), Error> {
-        let wire = self.store.wire();
-        let attempt = || wire.put(path, body.clone(), PutMode::Overwrite);
-        self.store.repeat(self.store.place(path), attempt).await?;
-        Ok(())
     }
 
     /// Many at once want one name; afterwards it must be the one winner's.
@@ -194,7 +186,7 @@ impl Probe<'_> {
     /// Replaces once with the right state, then with the state that is past.
     async fn replace(&self, create: Conditional) -> Result<Conditional, Error> {
         let path = self.path("lease");
-        self.put(&path, self.body("lease-0")).await?;
+        self.store.overwrite(&path, self.body("lease-0")).await?;
         let first = self.store.get_versioned(&path).await?.version;
         match self
             .store

@@ -77,11 +77,7 @@ impl Store {
             unclear |= !trouble.is_definite();
             if unclear {
                 match self.look(path, &trouble).await? {
-                    Some(found) if found.bytes == body => return Ok(Created::Ours),
-                    Some(found) if holds(&found.bytes, token) => {
-                        return Err(self.altered(path));
-                    }
-                    Some(found) => return Ok(Created::Anothers(found.bytes)),
+                    Some(found) => return self.judge(path, found.bytes, &body, token),
                     None => {}
                 }
             }
@@ -90,6 +86,38 @@ impl Store {
             };
             self.wire().counters().retried();
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Creates an object on a storage that knows no conditions (see the probe's verdict): looks,
+    /// writes, and looks again. Of two who race both may read "ours" before the other's write
+    /// lands, so whoever calls this keeps racers apart by other means (intents, and waiting).
+    ///
+    /// # Panics
+    /// Where the body does not hold the token.
+    ///
+    /// # Errors
+    /// `Unsettled`: it was written and could not be read. `Corrupt`: it reads otherwise.
+    pub async fn create_by_looking(
+        &self,
+        path: &ObjectPath,
+        body: Bytes,
+        token: &[u8],
+    ) -> Result<Created, Error> {
+        assert!(holds(&body, token), "the body of {path} lacks its token");
+        match self.get(path).await {
+            Ok(found) => return self.judge(path, found, &body, token),
+            Err(Error::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.overwrite(path, body.clone()).await?;
+        let written = Trouble::Transient("it was written".to_owned());
+        match self.look(path, &written).await? {
+            Some(found) => self.judge(path, found.bytes, &body, token),
+            None => Err(Error::Unsettled {
+                place: self.place(path),
+                reason: "the storage took it and does not show it".to_owned(),
+            }),
         }
     }
 
@@ -153,11 +181,24 @@ impl Store {
         }
     }
 
-    fn altered(&self, path: &ObjectPath) -> Error {
-        Error::Corrupt {
-            place: self.place(path),
-            reason: "it is ours by its token, but its bytes are not those that were written"
-                .to_owned(),
+    /// Whose object was found where we wanted ours.
+    fn judge(
+        &self,
+        path: &ObjectPath,
+        found: Bytes,
+        body: &Bytes,
+        token: &[u8],
+    ) -> Result<Created, Error> {
+        if found == *body {
+            Ok(Created::Ours)
+        } else if holds(&found, token) {
+            Err(Error::Corrupt {
+                place: self.place(path),
+                reason: "it is ours by its token, but its bytes are not those that were written"
+                    .to_owned(),
+            })
+        } else {
+            Ok(Created::Anothers(found))
         }
     }
 

@@ -24,3 +24,4 @@ mod store;
 mod store_directory;
 mod store_faults;
 mod store_s3;
+mod store_tls;

@@ -298,6 +298,29 @@ async fn a_denial_after_an_unclear_write_is_unsettled_and_not_denied() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_conditions_a_create_looks_before_and_after() {
+    for conditions in [Conditions::Ignored, Conditions::Refused] {
+        let (fault, store) = rig();
+        fault.set_conditions(conditions);
+        let mine = Bytes::from("repository of mine");
+        let path = ObjectPath::Repository;
+        let created = store.create_by_looking(&path, mine.clone(), b"mine").await;
+        assert_eq!(created.unwrap(), Created::Ours);
+        let again = store.create_by_looking(&path, mine.clone(), b"mine").await;
+        assert_eq!(again.unwrap(), Created::Ours);
+        let other = store
+            .create_by_looking(&path, "of another".into(), b"another")
+            .await;
+        assert_eq!(other.unwrap(), Created::Anothers(mine.clone()));
+        assert_eq!(fault.objects()[&path.to_path()], mine);
+    }
+    let (fault, store) = rig();
+    fault.add(Rule::on(Operation::Put, When::Always, Fault::Vanish));
+    let error = store.create_by_looking(&ObjectPath::Repository, "mine".into(), b"mine");
+    assert_eq!(error.await.unwrap_err().class(), Class::Unsettled);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_torn_entry_of_our_own_is_never_taken_for_written() {
     let (fault, store) = rig();
     fault.add(Rule::on(
