@@ -4,6 +4,7 @@
 //! ends them by the process id that it started. Long proofs are `#[ignore]`d tests whose names
 //! begin with `long_`; `tests/long.sh` runs them by name.
 
+mod golden_keys;
 mod postgres_pipe;
 mod postgres_round_trip;
 mod postgres_server;
