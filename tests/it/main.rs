@@ -8,6 +8,7 @@ mod golden_keys;
 mod postgres_pipe;
 mod postgres_round_trip;
 mod postgres_server;
+mod recipient_plugin;
 mod sqlite_copy;
 mod sqlite_round_trip;
 
