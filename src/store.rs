@@ -24,7 +24,7 @@ pub mod probe;
 
 pub use error::{Error, Place};
 pub use layout::{ObjectPath, Prefix};
-pub use objects::{Listed, Listing, ObjectFacts, Store, Tail};
+pub use objects::{Condition, Conditions, Listed, Listing, ObjectFacts, Store, Tail};
 pub use options::{Addressing, PlainHttp, Root, S3Credentials, S3Options, StoreOptions};
 pub use retry::Budget;
 pub use settle::{Created, Replaced, Versioned};

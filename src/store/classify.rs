@@ -17,7 +17,14 @@ const CHAIN_LENGTH_MAX: usize = 16;
 /// What `error` means for the request that it ended.
 pub(crate) fn classify(error: &object_store::Error) -> Trouble {
     if let Some(answer) = Answer::of(error) {
-        return by_status(&answer);
+        return match by_status(&answer) {
+            trouble @ Trouble::Transient(_) => trouble,
+            _ if asks_machine(error) => no_credentials(),
+            trouble => trouble,
+        };
+    }
+    if asks_machine(error) {
+        return no_credentials();
     }
     match error {
         object_store::Error::NotFound { .. } => Trouble::Missing,
@@ -33,6 +40,24 @@ pub(crate) fn classify(error: &object_store::Error) -> Trouble {
         | object_store::Error::UnknownConfigurationKey { .. } => Trouble::Invalid(innermost(error)),
         _ => by_cause(error),
     }
+}
+
+/// Whether the failed request asked the machine who it is, for want of credentials.
+fn asks_machine(error: &object_store::Error) -> bool {
+    let addresses = [
+        "169.254.169.254",
+        "169.254.170.2",
+        "metadata.google.internal",
+    ];
+    chain(error).any(|cause| {
+        let text = cause.to_string();
+        addresses.iter().any(|address| text.contains(address))
+    })
+}
+
+fn no_credentials() -> Trouble {
+    let why = "no credentials were given, and the machine has none to give";
+    Trouble::Denied(why.to_owned())
 }
 
 /// What a server answered.
@@ -156,8 +181,6 @@ fn by_words(text: &str, reason: &str) -> Option<Trouble> {
         Some(Trouble::Invalid(format!(
             "the server's certificate is not trusted: {reason}"
         )))
-    } else if has(&["169.254.169.254", "instance metadata"]) {
-        Some(Trouble::Denied("no credentials were found".to_owned()))
     } else if has(&misfit) {
         Some(Trouble::Misfit(reason.to_owned()))
     } else {

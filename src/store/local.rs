@@ -25,6 +25,7 @@ use object_store::{
     Result,
 };
 
+use crate::clock::Timestamp;
 use crate::store::options::Root;
 
 const NAME: &str = "directory";
@@ -72,6 +73,24 @@ impl Directory {
     async fn check(&self, location: &Path) -> Result<()> {
         let (root, location) = (self.root.clone(), location.clone());
         blocking(move || root.check(&location)).await
+    }
+
+    /// Removes files that were being written and were last touched before `before`.
+    pub(crate) async fn clear_unfinished(&self, before: Timestamp) -> Result<u64> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut cleared = 0;
+            root.walk(Path::default(), &mut |entry, facts, name, _| {
+                let touched = DateTime::<Utc>::from(facts.modified().map_err(generic)?);
+                if is_staged(name) && touched.timestamp_micros() < before.0 {
+                    fs::remove_file(entry.path()).map_err(generic)?;
+                    cleared += 1;
+                }
+                Ok(())
+            })?;
+            Ok(cleared)
+        })
+        .await
     }
 
     /// Puts `payload` in place of the object whose state is `expected`, under the lock.
@@ -140,69 +159,67 @@ impl RootDirectory {
 
     /// Every object below `folder`; fails where anything cannot be read.
     fn list(&self, folder: Option<&Path>) -> Result<Vec<ObjectMeta>> {
-        let folder = folder.cloned().unwrap_or_default();
-        self.check(&folder)?;
         let mut found = Vec::new();
+        self.walk(
+            folder.cloned().unwrap_or_default(),
+            &mut |_, facts, name, location| {
+                if name != LOCK_FILE && !is_staged(name) {
+                    found.push(ObjectMeta {
+                        location,
+                        last_modified: DateTime::<Utc>::from(facts.modified().map_err(generic)?),
+                        size: facts.len(),
+                        e_tag: None,
+                        version: None,
+                    });
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// Shows every file below `folder`, whatever it is; fails where anything cannot be read.
+    fn walk(&self, folder: Path, show: &mut Show<'_>) -> Result<()> {
+        self.check(&folder)?;
         let mut open = vec![folder];
         while let Some(folder) = open.pop() {
-            let directory = self.path.join(folder.as_ref());
-            let entries = match fs::read_dir(directory) {
+            let entries = match fs::read_dir(self.path.join(folder.as_ref())) {
                 Ok(entries) => entries,
                 // Its last object was deleted, or none was ever written.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(generic(error)),
             };
             for entry in entries {
-                self.list_entry(&entry.map_err(generic)?, &folder, &mut open, &mut found)?;
+                let entry = entry.map_err(generic)?;
+                let name = entry.file_name();
+                // A name that is no text is foreign; it is shown as near to itself as text can be.
+                let name = name.to_string_lossy();
+                let location = folder.clone().join(name.as_ref());
+                let facts = match entry.metadata() {
+                    Ok(facts) => facts,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(generic(error)),
+                };
+                if facts.is_symlink() {
+                    return Err(link(&entry.path()));
+                } else if facts.is_dir() {
+                    open.push(location);
+                } else {
+                    show(&entry, &facts, &name, location)?;
+                }
             }
         }
-        self.check(&Path::default())?;
-        Ok(found)
-    }
-
-    fn list_entry(
-        &self,
-        entry: &fs::DirEntry,
-        folder: &Path,
-        open: &mut Vec<Path>,
-        found: &mut Vec<ObjectMeta>,
-    ) -> Result<()> {
-        let name = entry.file_name();
-        // A name that is no text is foreign; it is shown as near to itself as text can be.
-        let name = name.to_string_lossy();
-        if is_ours(&name) {
-            return Ok(());
-        }
-        let location = folder.clone().join(name.as_ref());
-        let facts = match entry.metadata() {
-            Ok(facts) => facts,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(generic(error)),
-        };
-        if facts.is_symlink() {
-            return Err(link(&entry.path()));
-        }
-        if facts.is_dir() {
-            open.push(location);
-        } else {
-            found.push(ObjectMeta {
-                location,
-                last_modified: DateTime::<Utc>::from(facts.modified().map_err(generic)?),
-                size: facts.len(),
-                e_tag: None,
-                version: None,
-            });
-        }
-        Ok(())
+        self.check(&Path::default())
     }
 }
 
-/// Whether a file is no object but the lock, or an object that is still being written.
-fn is_ours(name: &str) -> bool {
-    let staged = name
-        .rsplit_once('#')
-        .is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|c| c.is_ascii_digit()));
-    name == LOCK_FILE || staged
+/// What is done with each file of a walk: its entry, its facts, its name, and its place.
+type Show<'a> = dyn FnMut(&fs::DirEntry, &fs::Metadata, &str, Path) -> Result<()> + 'a;
+
+/// Whether a file is an object that is still being written, or was when its writer died.
+fn is_staged(name: &str) -> bool {
+    name.rsplit_once('#')
+        .is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|c| c.is_ascii_digit()))
 }
 
 fn state(bytes: &[u8]) -> String {

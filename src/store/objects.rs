@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -14,8 +15,10 @@ use object_store::{GetRange, ObjectStore, PutMode};
 
 use crate::clock::{Clock, Timestamp};
 use crate::random::Random;
+use crate::store::classify::classify;
 use crate::store::error::{Error, Place, Trouble};
 use crate::store::layout::{ObjectPath, Prefix};
+use crate::store::local::Directory;
 use crate::store::options::StoreOptions;
 use crate::store::retry::Attempts;
 use crate::store::traffic::Requests;
@@ -30,11 +33,44 @@ const JOINED_BYTES_MAX: u64 = 32 << 20;
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    pub(crate) conditions: Conditions,
+}
+
+/// How writes that others may race for are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conditions {
+    /// Writing where nothing stands.
+    pub create: Condition,
+    /// Writing over a known state.
+    pub replace: Condition,
+}
+
+/// How a condition on a write is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// By the storage.
+    Kept,
+    /// By looking before and after, since the storage does not keep it (the probe's verdict).
+    Looked,
+}
+
+impl Conditions {
+    /// The storage keeps both, as far as is known.
+    pub const KEPT: Conditions = Conditions {
+        create: Condition::Kept,
+        replace: Condition::Kept,
+    };
+    /// The storage keeps none.
+    pub const LOOKED: Conditions = Conditions {
+        create: Condition::Looked,
+        replace: Condition::Looked,
+    };
 }
 
 struct Inner {
     url: String,
     wire: Wire,
+    directory: Option<Arc<Directory>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -90,9 +126,40 @@ impl Store {
             inner: Arc::new(Inner {
                 url: url.to_owned(),
                 wire: Wire::new(objects, options.clone(), clock.clone()),
+                directory: None,
                 clock,
                 random,
             }),
+            conditions: Conditions::KEPT,
+        }
+    }
+
+    /// A store over a directory.
+    pub(crate) fn from_directory(
+        directory: Directory,
+        url: &str,
+        options: &StoreOptions,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Store {
+        let directory = Arc::new(directory);
+        Store {
+            inner: Arc::new(Inner {
+                url: url.to_owned(),
+                wire: Wire::new(directory.clone(), options.clone(), clock.clone()),
+                directory: Some(directory),
+                clock,
+                random,
+            }),
+            conditions: Conditions::KEPT,
+        }
+    }
+
+    /// The same store, which writes what others may want too in this way.
+    pub fn with_conditions(&self, conditions: Conditions) -> Store {
+        Store {
+            inner: self.inner.clone(),
+            conditions,
         }
     }
 
@@ -272,6 +339,26 @@ impl Store {
         listing.foreign.sort();
         listing.foreign.dedup();
         Ok(listing)
+    }
+
+    /// Takes away what killed writers left half-written and nobody has touched for `age`; gives how
+    /// many files those were. Only directories have such files, and no listing shows them.
+    ///
+    /// # Errors
+    /// Those of a listing and of a deletion; what was taken away by then is gone.
+    pub async fn clear_unfinished(&self, age: Duration) -> Result<u64, Error> {
+        let Some(directory) = &self.inner.directory else {
+            return Ok(0);
+        };
+        let before = Timestamp(self.clock().now().0 - age.as_micros() as i64);
+        let cleared = directory.clear_unfinished(before).await;
+        cleared.map_err(|error| {
+            let place = Place {
+                url: self.inner.url.clone(),
+                object: None,
+            };
+            classify(&error).at(place, 1)
+        })
     }
 
     pub(crate) fn wire(&self) -> &Wire {

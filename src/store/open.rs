@@ -40,12 +40,17 @@ impl Store {
             },
             reason,
         };
+        let shown = redact(url);
         let objects: Arc<dyn ObjectStore> = match Address::parse(url).map_err(invalid)? {
             Address::Memory => Arc::new(InMemory::new()),
-            Address::Directory(path) => Arc::new(directory(url, &path, options.root)?),
             Address::Bucket(bucket) => bucket.open(options).map_err(invalid)?,
+            Address::Directory(path) => {
+                let directory = directory(url, &path, options.root)?;
+                return Ok(Store::from_directory(
+                    directory, &shown, options, clock, random,
+                ));
+            }
         };
-        let shown = redact(url);
         Ok(Store::from_object_store(
             objects, &shown, options, clock, random,
         ))

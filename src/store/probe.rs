@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::id::Ulid;
 use crate::store::error::Error;
 use crate::store::layout::{ObjectPath, Prefix};
-use crate::store::objects::Store;
+use crate::store::objects::{Condition, Conditions, Store};
 use crate::store::settle::{Created, Replaced};
 
 /// How many clients race for one name.
@@ -68,6 +68,18 @@ impl Verdict {
         self.several_writers() && self.conditional_replace == Conditional::Honoured
     }
 
+    /// The store, writing in the way that this storage can be trusted with.
+    pub fn apply(&self, store: &Store) -> Store {
+        let by = |found: Conditional| match found {
+            Conditional::Honoured => Condition::Kept,
+            Conditional::Refused | Conditional::Ignored => Condition::Looked,
+        };
+        store.with_conditions(Conditions {
+            create: by(self.conditional_create),
+            replace: by(self.conditional_replace),
+        })
+    }
+
     /// Whether ledger entries get their hash into their name, so that none is overwritten.
     pub fn hashed_ledger_names(&self) -> bool {
         self.conditional_create != Conditional::Honoured
@@ -110,8 +122,13 @@ impl fmt::Display for Verdict {
 /// do is no error but the verdict.
 pub async fn probe(store: &Store) -> Result<Verdict, Error> {
     let ulid = Ulid::draw(store.clock().now(), store.random());
-    let verdict = Probe { store, ulid }.run().await;
-    let cleared = clear(store, ulid).await;
+    let store = store.with_conditions(Conditions::KEPT);
+    let probe = Probe {
+        store: &store,
+        ulid,
+    };
+    let verdict = probe.run().await;
+    let cleared = clear(&store, ulid).await;
     let verdict = verdict?;
     cleared?;
     Ok(verdict)

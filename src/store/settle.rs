@@ -10,7 +10,7 @@ use object_store::PutMode;
 
 use crate::store::error::{Error, Trouble};
 use crate::store::layout::ObjectPath;
-use crate::store::objects::Store;
+use crate::store::objects::{Condition, Store};
 use crate::store::wire::{Answer, Version};
 
 /// What a conditional create came to.
@@ -53,6 +53,9 @@ impl Store {
     /// Creates an object where none stands. `token` is what makes `body` ours and nobody else's
     /// (a ulid): it stands in the body in plain sight.
     ///
+    /// On a storage that honours no conditions (`Condition::Looked`) two who race may both be told
+    /// "ours": there, whoever calls this keeps racers apart by intents and waiting.
+    ///
     /// # Panics
     /// Where the body does not hold the token.
     ///
@@ -66,6 +69,9 @@ impl Store {
         token: &[u8],
     ) -> Result<Created, Error> {
         assert!(holds(&body, token), "the body of {path} lacks its token");
+        if self.conditions.create == Condition::Looked {
+            return self.create_by_looking(path, body, token).await;
+        }
         let mut attempts = self.attempts();
         let mut unclear = false;
         loop {
@@ -89,22 +95,14 @@ impl Store {
         }
     }
 
-    /// Creates an object on a storage that knows no conditions (see the probe's verdict): looks,
-    /// writes, and looks again. Of two who race both may read "ours" before the other's write
-    /// lands, so whoever calls this keeps racers apart by other means (intents, and waiting).
-    ///
-    /// # Panics
-    /// Where the body does not hold the token.
-    ///
-    /// # Errors
-    /// `Unsettled`: it was written and could not be read. `Corrupt`: it reads otherwise.
-    pub async fn create_by_looking(
+    /// Looks, writes, and looks again. Of two who race both may read "ours" before the other's
+    /// write lands; intents and waiting keep them apart.
+    async fn create_by_looking(
         &self,
         path: &ObjectPath,
         body: Bytes,
         token: &[u8],
     ) -> Result<Created, Error> {
-        assert!(holds(&body, token), "the body of {path} lacks its token");
         match self.get(path).await {
             Ok(found) => return self.judge(path, found, &body, token),
             Err(Error::Missing { .. }) => {}
@@ -132,6 +130,9 @@ impl Store {
         body: Bytes,
         expected: &Version,
     ) -> Result<Replaced, Error> {
+        if self.conditions.replace == Condition::Looked {
+            return self.replace_by_looking(path, body, expected).await;
+        }
         let mut attempts = self.attempts();
         let mut unclear = false;
         loop {
@@ -156,6 +157,27 @@ impl Store {
             self.wire().counters().retried();
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Looks, writes, and looks again: for the one host that maintains.
+    async fn replace_by_looking(
+        &self,
+        path: &ObjectPath,
+        body: Bytes,
+        expected: &Version,
+    ) -> Result<Replaced, Error> {
+        match self.get_versioned(path).await {
+            Ok(found) if found.version == *expected => {}
+            Ok(other) => return Ok(Replaced::Anothers(Some(other))),
+            Err(Error::Missing { .. }) => return Ok(Replaced::Anothers(None)),
+            Err(error) => return Err(error),
+        }
+        self.overwrite(path, body.clone()).await?;
+        let written = Trouble::Transient("it was written".to_owned());
+        Ok(match self.look(path, &written).await? {
+            Some(found) if found.bytes == body => Replaced::Ours(found.version),
+            other => Replaced::Anothers(other),
+        })
     }
 
     /// Reads a replaceable object with the state that `replace` asks for.

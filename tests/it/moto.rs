@@ -55,7 +55,16 @@ impl Moto {
     /// Makes a bucket.
     pub async fn make_bucket(&self, name: &str) {
         crate::install_tls();
-        let url = format!("{}/{name}", self.endpoint);
+        self.put(name).await;
+    }
+
+    /// Puts an empty object behind the store's back.
+    pub async fn put_object(&self, bucket: &str, name: &str) {
+        self.put(&format!("{bucket}/{name}")).await;
+    }
+
+    async fn put(&self, path: &str) {
+        let url = format!("{}/{path}", self.endpoint);
         let answer = reqwest::Client::new().put(url).send().await.unwrap();
         assert!(answer.status().is_success(), "{answer:?}");
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rowvault::failure::{Class, Failure};
 use rowvault::id::ObjectId;
@@ -121,6 +122,29 @@ async fn foreign_files_are_named_apart_and_unfinished_ones_are_not_seen() {
     let listing = store.list(Prefix::All).await.unwrap();
     assert_eq!(listing.objects.len(), 1);
     assert_eq!(listing.foreign, ["lost+found", "packs/README"]);
+}
+
+#[tokio::test]
+async fn what_killed_writers_left_is_cleared_once_it_is_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = made(directory.path());
+    store.put(&pack(1), "one".into()).await.unwrap();
+    let folder = directory.path().join("packs/01");
+    fs::write(folder.join("half#1"), "half").unwrap();
+    fs::write(folder.join("foreign#x"), "kept").unwrap();
+    let hour = Duration::from_secs(3600);
+    assert_eq!(
+        store.clear_unfinished(hour).await.unwrap(),
+        0,
+        "it may be in use"
+    );
+    let old = SystemTime::now() - 2 * hour;
+    let half = fs::File::options().write(true).open(folder.join("half#1"));
+    half.unwrap().set_modified(old).unwrap();
+    assert_eq!(store.clear_unfinished(hour).await.unwrap(), 1);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+    let memory = open("memory:", &StoreOptions::default()).unwrap();
+    assert_eq!(memory.clear_unfinished(hour).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -298,26 +298,36 @@ async fn a_denial_after_an_unclear_write_is_unsettled_and_not_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_conditions_a_create_looks_before_and_after() {
+async fn without_conditions_writes_look_before_and_after() {
     for conditions in [Conditions::Ignored, Conditions::Refused] {
         let (fault, store) = rig();
         fault.set_conditions(conditions);
+        let store = probe(&store).await.unwrap().apply(&store);
         let mine = Bytes::from("repository of mine");
         let path = ObjectPath::Repository;
-        let created = store.create_by_looking(&path, mine.clone(), b"mine").await;
-        assert_eq!(created.unwrap(), Created::Ours);
-        let again = store.create_by_looking(&path, mine.clone(), b"mine").await;
-        assert_eq!(again.unwrap(), Created::Ours);
-        let other = store
-            .create_by_looking(&path, "of another".into(), b"another")
-            .await;
+        for _ in 0..2 {
+            let created = store.create(&path, mine.clone(), b"mine").await;
+            assert_eq!(created.unwrap(), Created::Ours);
+        }
+        let other = store.create(&path, "of another".into(), b"another").await;
         assert_eq!(other.unwrap(), Created::Anothers(mine.clone()));
         assert_eq!(fault.objects()[&path.to_path()], mine);
+
+        store
+            .create(&lease(), "lease 1".into(), b"1")
+            .await
+            .unwrap();
+        let first = store.get_versioned(&lease()).await.unwrap().version;
+        let replaced = store.replace(&lease(), "lease 2".into(), &first).await;
+        assert!(matches!(replaced.unwrap(), Replaced::Ours(_)));
+        let replaced = store.replace(&lease(), "lease 3".into(), &first).await;
+        assert!(matches!(replaced.unwrap(), Replaced::Anothers(Some(_))));
     }
     let (fault, store) = rig();
+    let store = store.with_conditions(rowvault::store::Conditions::LOOKED);
     fault.add(Rule::on(Operation::Put, When::Always, Fault::Vanish));
-    let error = store.create_by_looking(&ObjectPath::Repository, "mine".into(), b"mine");
-    assert_eq!(error.await.unwrap_err().class(), Class::Unsettled);
+    let created = store.create(&ObjectPath::Repository, "mine".into(), b"mine");
+    assert_eq!(created.await.unwrap_err().class(), Class::Unsettled);
 }
 
 #[tokio::test(start_paused = true)]

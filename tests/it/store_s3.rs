@@ -271,3 +271,72 @@ async fn a_body_cut_short_is_retried_and_then_an_error() {
     assert_eq!(error.class(), Class::Transient, "{error}");
     assert_eq!(store.requests().get, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_objects_are_named_apart_and_impossible_names_are_an_error() {
+    let Some(moto) = Moto::start() else { return };
+    moto.make_bucket("acme-backup").await;
+    let store = open("s3://acme-backup/crm", moto.options(), Budget::default());
+    store.put(&pack(), "pack".into()).await.unwrap();
+    for name in ["crm/packs/", "crm/packs/notes.txt", "crm2/packs/x", "top"] {
+        moto.put_object("acme-backup", name).await;
+    }
+    let listing = store.list(Prefix::All).await.unwrap();
+    assert_eq!(listing.objects.len(), 1);
+    assert_eq!(listing.foreign, ["packs", "packs/notes.txt"]);
+
+    moto.put_object("acme-backup", "crm/index/a//b").await;
+    let error = store.list(Prefix::Indexes).await.unwrap_err();
+    assert_eq!(error.class(), Class::Invalid, "{error}");
+    assert!(error.to_string().contains("a//b"), "{error}");
+    assert_eq!(store.list(Prefix::Packs).await.unwrap().objects.len(), 1);
+}
+
+/// Runs in a process of its own, since its variables are the test.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the test below runs it with variables set"]
+async fn child_uses_the_variables() {
+    let store = open("s3://acme-backup/crm", S3Options::default(), once());
+    store.put(&pack(), "pack".into()).await.unwrap();
+    assert_eq!(store.get(&pack()).await.unwrap(), "pack");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_variables_are_read_endpoint_included() {
+    let Some(moto) = Moto::start() else { return };
+    moto.make_bucket("acme-backup").await;
+    for endpoint in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store_s3::child_uses_the_variables", "--ignored"])
+            .env(endpoint, moto.options().endpoint.unwrap())
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test-secret")
+            .env("AWS_DEFAULT_REGION", "us-east-1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+    }
+    let options = moto.options();
+    let store = open("s3://acme-backup/crm", options, once());
+    assert_eq!(store.list(Prefix::Packs).await.unwrap().objects.len(), 1);
+}
+
+#[test]
+fn google_and_azure_are_opened_or_refused_with_a_reason() {
+    crate::install_tls();
+    for url in ["gs://acme-backup/crm", "az://acme-backup/crm"] {
+        let clock = Arc::new(SystemClock::new());
+        let random = Arc::new(SystemRandom);
+        match Store::open(url, &StoreOptions::default(), clock, random) {
+            Ok(store) => assert_eq!(store.url(), url),
+            Err(error) => {
+                assert_eq!(error.class(), Class::Invalid, "{error}");
+                println!("{error}");
+            }
+        }
+    }
+}
