@@ -82,9 +82,9 @@ impl Store {
             };
             unclear |= !trouble.is_definite();
             if unclear {
-                match self.look(path, &trouble).await? {
-                    Some(found) => return self.judge(path, found.bytes, &body, token),
-                    None => {}
+                let found = self.look(path, &trouble).await?;
+                if let Some(found) = found {
+                    return self.judge(path, found.bytes, &body, token);
                 }
             }
             let Some(pause) = attempts.again(&trouble) else {
