@@ -10,7 +10,11 @@ mod postgres_round_trip;
 mod postgres_server;
 mod recipient_plugin;
 mod sqlite_copy;
+mod sqlite_large;
 mod sqlite_round_trip;
+mod sqlite_samples;
+mod sqlite_source;
+mod sqlite_target;
 
 /// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.
 /// Calling it again changes nothing.

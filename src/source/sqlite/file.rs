@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -174,8 +174,8 @@ fn must_not_be_read_in_place(error: &rusqlite::Error) -> bool {
 
 fn is_quiet_and_unwritable(path: &Path) -> bool {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let absent = |suffix| fs::metadata(beside(path, suffix)).is_ok_and(|m| m.len() > 0);
-    access(directory, Access::WRITE_OK).is_err() && !absent("-wal") && !absent("-journal")
+    let holds = |suffix| fs::metadata(beside(path, suffix)).is_ok_and(|m| m.len() > 0);
+    access(directory, Access::WRITE_OK).is_err() && !holds("-wal") && !holds("-journal")
 }
 
 /// A reader of a database in WAL mode makes a -wal and -shm where there are none. Made by
@@ -193,7 +193,7 @@ fn would_leave_foreign_files(path: &Path, about: &fs::Metadata) -> bool {
 
 fn open_copy(path: &Path) -> Result<(Connection, TempDir), Error> {
     let failed = |error| Error::from_io(path, "copying it", error);
-    let directory = TempDir::with_prefix("rowvault-").map_err(failed)?;
+    let directory = private_directory().map_err(failed)?;
     let copy = directory.path().join("copy.db");
     let before = Stamp::of(path);
     copy_locked(path, &copy)?;
@@ -206,6 +206,15 @@ fn open_copy(path: &Path) -> Result<(Connection, TempDir), Error> {
     let connection = begin(&copy, Place::Shared)
         .map_err(|error| Error::from_sqlite(path, "opening a copy", error))?;
     Ok((connection, directory))
+}
+
+/// A directory of our own; the usual mode would let everybody look in.
+fn private_directory() -> std::io::Result<TempDir> {
+    let only_us = fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new()
+        .prefix("rowvault-")
+        .permissions(only_us)
+        .tempdir()
 }
 
 /// Copies the database and what lies beside it, while a shared lock keeps others from
@@ -255,5 +264,54 @@ impl Stamp {
             Some((m.ino(), m.len(), changed.0, changed.1, changed.2, changed.3))
         };
         Stamp(["", "-wal", "-journal"].map(|suffix| of(beside(path, suffix))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_private() {
+        let place = TempDir::new().unwrap();
+        let path = place.path().join("a?b #%41.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE t(x)").unwrap();
+        drop(db);
+        let (connection, copy) = open_copy(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(copy.path()), 0o700);
+        assert_eq!(mode(&copy.path().join("copy.db")), 0o600);
+        drop(connection);
+        let directory = copy.path().to_owned();
+        drop(copy);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn file_of_any_name_is_read_without_locks() {
+        let place = TempDir::new().unwrap();
+        let path = place.path().join("a?b #%41ż.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)")
+            .unwrap();
+        drop(db);
+        let connection = begin(&path, Place::Immutable).unwrap();
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let count: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 1);
+        assert_eq!(
+            fs::read_dir(place.path()).unwrap().count(),
+            1,
+            "a file was made"
+        );
+        let opened = Opened {
+            path: path.clone(),
+            copy: None,
+            still: Some(Stamp::of(&path)),
+        };
+        opened.check_still().unwrap();
+        fs::write(beside(&path, "-wal"), "somebody began to write").unwrap();
+        assert!(matches!(opened.check_still(), Err(Error::Changed { .. })));
     }
 }

@@ -424,9 +424,10 @@ impl Taken<'_> {
     }
 }
 
-/// The SQL name of a table's rowid; none where it has none or hides it.
+/// The SQL name of a table's rowid; none where cells cannot be opened by it: where it is absent
+/// or hidden by a column, or where SQLite makes columns itself.
 fn rowid(table: &Table) -> Option<String> {
-    if table.facts.contains_key("without_rowid") {
+    if table.facts.contains_key("without_rowid") || !table.generated.is_empty() {
         return None;
     }
     let hidden = table.columns.iter().find(|column| column.hidden);

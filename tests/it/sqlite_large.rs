@@ -1,0 +1,90 @@
+//! Large cells: cut where they must be, whole when they come back, and never in memory at once.
+
+use rusqlite::Connection;
+
+use crate::sqlite_copy::{Place, compare, copy};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn cells_around_the_limit_come_back_in_any_position_and_encoding() {
+    for encoding in ["UTF-8", "UTF-16le"] {
+        let place = Place::with(&format!(
+            "PRAGMA encoding='{encoding}';
+             CREATE TABLE r(id INTEGER PRIMARY KEY, a, t TEXT, z BLOB);
+             CREATE TABLE h(b BLOB, t TEXT);
+             CREATE TABLE w(k TEXT PRIMARY KEY, b BLOB, n) WITHOUT ROWID;
+             CREATE TABLE g(id INTEGER PRIMARY KEY, b BLOB, l AS (length(b)) STORED);
+             CREATE TABLE u(id TEXT PRIMARY KEY NOT NULL, b BLOB UNIQUE);"
+        ));
+        let db = Connection::open(place.source()).unwrap();
+        let mut id = 0;
+        for length in [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB, 3 * MIB + 7] {
+            let blob = format!(
+                "CAST(substr(replace(hex(zeroblob({length})), '00', 'q'), 1, {length}) AS BLOB)"
+            );
+            let text = format!("substr(replace(hex(zeroblob({length})), '00', 'ż'), 1, {length})");
+            id += 1;
+            db.execute_batch(&format!(
+                "INSERT INTO r VALUES ({id}, {blob}, {text}, {blob}), ({id} + 100, 'small', NULL, {blob}), ({id} + 200, {text}, 'x', NULL);
+                 INSERT INTO h VALUES ({blob}, {text}), (NULL, 'small');
+                 INSERT INTO w VALUES ('k{id}', {blob}, {id});
+                 INSERT INTO g(id, b) VALUES ({id}, {blob});
+                 INSERT INTO u VALUES ('k{id}', {blob});"
+            ))
+            .unwrap();
+        }
+        drop(db);
+        copy(&place.source(), &place.target()).await.unwrap();
+        compare(&place.source(), &place.target());
+        place.assert_nothing_left_over();
+    }
+}
+
+/// Peak resident memory of this process in MiB, from the kernel.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        / 1024
+}
+
+/// Alone in its process, since it measures the process: `tests/long.sh` runs it by name.
+#[tokio::test]
+#[ignore = "measures the memory of the whole process"]
+async fn long_sqlite_blob_of_256_mib_is_copied_in_little_memory() {
+    let place = Place::with("CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, data BLOB)");
+    let db = Connection::open(place.source()).unwrap();
+    db.execute_batch(&format!(
+        "INSERT INTO t VALUES (1, 'a', zeroblob({})), (2, 'b', x'01')",
+        256 * MIB
+    ))
+    .unwrap();
+    {
+        let mut blob = db.blob_open("main", "t", "data", 1, false).unwrap();
+        let mut room = vec![0u8; MIB];
+        for part in 0..256u32 {
+            room[..4].copy_from_slice(&part.to_le_bytes());
+            std::io::Write::write_all(&mut blob, &room).unwrap();
+        }
+    }
+    drop(db);
+    let before = peak_mib();
+    copy(&place.source(), &place.target()).await.unwrap();
+    let peak = peak_mib();
+    println!("peak before {before} MiB, after {peak} MiB");
+    assert!(peak <= 100, "peak memory {peak} MiB");
+    let hash = "SELECT length(data), count(*) FROM t";
+    for path in [place.source(), place.target()] {
+        let db = Connection::open(path).unwrap();
+        let length: i64 = db.query_row(hash, [], |row| row.get(0)).unwrap();
+        assert!(length == 256 * MIB as i64 || length == 1);
+    }
+}
