@@ -152,6 +152,7 @@ impl Walk {
     }
 
     /// What comes next.
+    #[allow(clippy::should_implement_trait)] // It lends from itself, which an iterator cannot.
     pub fn next(&mut self) -> Step<'_> {
         if self.before.wants() {
             return Step::Wants(Side::Before);

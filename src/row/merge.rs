@@ -243,6 +243,7 @@ impl Merge {
     ///
     /// # Errors
     /// Corrupt: a run both puts and deletes a key.
+    #[allow(clippy::should_implement_trait)] // It lends from itself, which an iterator cannot.
     pub fn next(&mut self) -> Result<Step<'_>, Error> {
         loop {
             if let Some(run) = self
