@@ -754,4 +754,90 @@ mod tests {
             assert!(!all[..at].contains(bytes));
         }
     }
+
+    /// Rows that need every codec, and two deleted keys.
+    fn golden() -> (usize, RowBatch, KeyBatch) {
+        let text = |text: String| Value::Text(text.into_bytes());
+        let row = |n: i64| {
+            vec![
+                text(format!("{}", n * 3 - 20)),
+                text(format!("{:08x}-0000-4000-8000-{:012x}", n * 7919, n * n)),
+                match n % 5 {
+                    0 => Value::Null,
+                    _ => text(format!("2026-11-{:02} 10:00:00.{:02}1+00", n % 30 + 1, n)),
+                },
+                text(format!("2024-02-{:02}", n % 29 + 1)),
+                text(format!(r"\x{:04x}", n * 641)),
+                text(["open", "won", "lost"][n as usize % 3].into()),
+                text("Europe/Warsaw".into()),
+                text(format!("name {n}, with a zażółć")),
+                text(format!("{}.{:02}", n * 17, n)),
+                match n % 6 {
+                    0 => Value::Null,
+                    1 => Value::Integer(n << 40),
+                    2 => Value::Real((n as f64).sqrt().to_bits()),
+                    3 => Value::Blob(vec![0, 0xff, n as u8]),
+                    4 => Value::Large((2 << 20) + n as u64),
+                    _ => Value::Text(vec![0xfe, n as u8]),
+                },
+                Value::Real((n as f64 / 4.0).to_bits()),
+            ]
+        };
+        let rows: Vec<_> = (0..40).map(row).collect();
+        let mut deleted = KeyBatch::default();
+        deleted.push(&[0x80, 0, 0, 0, 0, 0, 0, 7]);
+        deleted.push(&[0x80, 0, 0, 0, 0, 0, 1, 0]);
+        (rows[0].len(), batch(&rows), deleted)
+    }
+
+    #[test]
+    fn the_chunk_written_in_version_1_is_read_for_ever() {
+        let stored = include_bytes!("../../tests/golden/v1/rows.chunk");
+        let (columns, rows, deleted) = golden();
+        let chunk = decode(stored, columns, Limits::default()).unwrap();
+        assert_eq!(chunk, DecodedChunk { rows, deleted });
+        let mut input = Reader::new(stored, "test");
+        take_header(&mut input, columns, Limits::default()).unwrap();
+        let codec = |_| take_column(&mut input).unwrap().0;
+        let mut codecs: Vec<u8> = (0..columns).map(codec).collect();
+        codecs.sort_unstable();
+        codecs.dedup();
+        assert_eq!(
+            codecs,
+            [0, 1, 2, 3, 4, 5, 6],
+            "a codec is not in the stored chunk"
+        );
+    }
+
+    #[test]
+    fn every_byte_altered_in_a_chunk_is_refused_or_is_rows() {
+        let stored = include_bytes!("../../tests/golden/v1/rows.chunk");
+        let (columns, ..) = golden();
+        let limits = Limits {
+            raw_bytes_max: 1 << 16,
+            rows_max: 1 << 10,
+        };
+        let mut refused = 0;
+        for at in 0..stored.len() {
+            assert!(
+                decode(&stored[..at], columns, limits).is_err(),
+                "cut at {at}"
+            );
+            for bit in 0..8 {
+                let mut bytes = stored.to_vec();
+                bytes[at] ^= 1 << bit;
+                match decode(&bytes, columns, limits) {
+                    Err(_) => refused += 1,
+                    Ok(chunk) => {
+                        let whole = |row: &[u8]| cell::cells(row, columns).is_ok();
+                        assert!(chunk.rows.iter().all(whole), "byte {at}, bit {bit}");
+                    }
+                }
+            }
+        }
+        println!(
+            "{refused} of {} altered chunks are refused",
+            stored.len() * 8
+        );
+    }
 }

@@ -734,6 +734,42 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_keys_are_those_of_version_1() {
+        let hex = |orders: &[KeyOrder], cells: &[Cell<'_>]| {
+            crate::id::hex(&encoded(orders, cells).unwrap())
+        };
+        assert_eq!(
+            hex(&[KeyOrder::Integer], &[Cell::Integer(42)]),
+            "800000000000002a"
+        );
+        assert_eq!(
+            hex(&[KeyOrder::Integer], &[Cell::Text(b"-1")]),
+            "7fffffffffffffff"
+        );
+        assert_eq!(
+            hex(&[KeyOrder::Integer], &[Cell::Text(b"9223372036854775808")]),
+            "ffffffffffffffff0000000000000001"
+        );
+        assert_eq!(
+            hex(
+                &[KeyOrder::Bytes, KeyOrder::Bytes],
+                &[Cell::Text(b"a\0b"), Cell::Blob(b"")]
+            ),
+            "6100ff6200000000"
+        );
+        let classes = [
+            Cell::Integer(1),
+            Cell::Real(-1.5),
+            Cell::Text(b"t"),
+            Cell::Blob(b"b"),
+        ];
+        assert_eq!(
+            hex(&[KeyOrder::Class; 4], &classes),
+            "018000000000000001024007ffffffffffff0374000004620000"
+        );
+    }
+
+    #[test]
     fn zerofilled_numbers_are_the_number() {
         let key = |text: &str| encoded(&[KeyOrder::Integer], &[Cell::Text(text.as_bytes())]);
         assert_eq!(key("00042").unwrap(), key("42").unwrap());
