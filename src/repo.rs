@@ -6,6 +6,7 @@
 
 pub mod blob;
 pub mod index;
+pub mod keys;
 pub mod ledger;
 pub mod reader;
 pub mod table;
