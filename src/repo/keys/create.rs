@@ -14,6 +14,7 @@ use super::{EPOCH, Error, Opening, slot, writer};
 use crate::clock::Timestamp;
 use crate::crypto::key::RootSecret;
 use crate::crypto::keyslot::PassphraseCost;
+use crate::crypto::sign::SIGNATURE_BYTES;
 use crate::format::keyring::Keyring;
 use crate::format::keyslot::KeySlot;
 use crate::format::keyslot::text::SlotKey;
@@ -22,7 +23,7 @@ use crate::id::{RepositoryId, SlotId};
 use crate::random::{Random, draw};
 use crate::repo::keys::slot::{Keeping, Making};
 use crate::repo::vault::{Access, Vault};
-use crate::store::{self, Created, Listing, ObjectPath, Prefix, Store};
+use crate::store::{Created, Listing, ObjectPath, Prefix, Store};
 
 /// A repository that is not there yet: its identity, its root, and the slots that will open it.
 pub struct Draft {
@@ -195,7 +196,12 @@ pub async fn create(
     for made in &draft.slots {
         slot::put(store, made).await?;
     }
-    if let Created::Anothers(found) = publish(store, object).await? {
+    // The owner's signature is what nobody else writes.
+    let token = object.slice(object.len() - SIGNATURE_BYTES..);
+    let created = store
+        .create(&ObjectPath::Repository, object, &token)
+        .await?;
+    if let Created::Anothers(found) = created {
         let error = taken(store, &found);
         // The winner's repository stands; our slots open nothing. That they stay harms nobody.
         for made in &draft.slots {
@@ -211,16 +217,4 @@ pub async fn create(
     let keyring = writer::of_owner_alone(access.owner, draft.created);
     let vault = opening.vault(access, draft.repository, chunk_target_bytes);
     Ok((vault, keyring))
-}
-
-/// Creates the object `repository`; its signature is what nobody else writes.
-async fn publish(store: &Store, object: Bytes) -> Result<Created, Error> {
-    let path = ObjectPath::Repository;
-    let token = object.slice(object.len() - 64..);
-    match store.create(&path, object.clone(), &token).await {
-        Err(store::Error::NotSupported { .. }) => {
-            Ok(store.create_by_looking(&path, object, &token).await?)
-        }
-        other => Ok(other?),
-    }
 }

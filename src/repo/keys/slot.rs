@@ -265,14 +265,7 @@ pub(super) async fn put(store: &Store, slot: &KeySlot) -> Result<SlotId, Error> 
     let path = ObjectPath::Key(slot.slot.to_string());
     let body = bytes::Bytes::from(keyslot::write(slot)?);
     let lost = || Error::SlotLost { slot: slot.slot };
-    let created = match store.create(&path, body.clone(), token(&slot.lock)).await {
-        Err(store::Error::NotSupported { .. }) => {
-            store
-                .create_by_looking(&path, body.clone(), token(&slot.lock))
-                .await?
-        }
-        other => other?,
-    };
+    let created = store.create(&path, body.clone(), token(&slot.lock)).await?;
     if created != Created::Ours || store.get(&path).await? != body {
         return Err(lost());
     }

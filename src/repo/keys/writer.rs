@@ -19,7 +19,7 @@ use crate::format::object::{Kind, read_body, write_body};
 use crate::id::{ObjectId, SignerId, SourceName};
 use crate::repo::vault::{self, Vault, object_id};
 use crate::state::State;
-use crate::store::{self, Created, ObjectPath, Prefix};
+use crate::store::{Created, ObjectPath, Prefix};
 
 const FETCHES_AT_ONCE: usize = 16;
 const SEEN_FILE: &str = "keyring";
@@ -152,15 +152,7 @@ async fn commit(
     let path = ObjectPath::Keyring(number);
     let sealed = vault.seal(Kind::Keyring, &path.to_path(), &next.write()?);
     let token = Vault::token(&sealed).to_vec();
-    let created = match vault.store.create(&path, sealed.clone(), &token).await {
-        Err(store::Error::NotSupported { .. }) => {
-            vault
-                .store
-                .create_by_looking(&path, sealed.clone(), &token)
-                .await?
-        }
-        other => other?,
-    };
+    let created = vault.store.create(&path, sealed.clone(), &token).await?;
     // Read back, for a storage that takes conditions and does not keep them.
     if created != Created::Ours || vault.store.get(&path).await? != sealed {
         return Err(race());
