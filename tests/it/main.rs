@@ -11,6 +11,7 @@ mod postgres_server;
 mod recipient_plugin;
 mod sqlite_copy;
 mod sqlite_large;
+mod sqlite_random;
 mod sqlite_round_trip;
 mod sqlite_samples;
 mod sqlite_source;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use rowvault::failure::{AnyFailure, Class};
@@ -344,4 +344,40 @@ async fn wal_of_a_crashed_process_is_restored() {
     crashed_wal(&place);
     copy(&place.source(), &place.target()).await.unwrap();
     compare(&place.source(), &place.target());
+}
+
+/// A directory that its owner may not write; false where that stops nobody (root).
+fn unwritable(directory: &Path, yes: bool) -> bool {
+    let mode = if yes { 0o555 } else { 0o755 };
+    fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+    let probe = directory.join("probe");
+    let stopped = fs::write(&probe, "").is_err();
+    let _ = fs::remove_file(probe);
+    stopped
+}
+
+#[tokio::test]
+async fn source_in_a_directory_that_may_not_be_written_is_read() {
+    for make in [crashed_wal, hot_journal, quiet_wal] {
+        let place = Place::new();
+        make(&place);
+        if !unwritable(place.directory.path(), true) {
+            println!("skipped: this user may write everywhere");
+            return;
+        }
+        let before = frozen(place.directory.path());
+        let read = read_file(&place.source()).await;
+        assert_eq!(frozen(place.directory.path()), before);
+        let failure = copy(&place.source(), &place.target()).await.unwrap_err();
+        unwritable(place.directory.path(), false);
+        assert!(read.unwrap() > 0);
+        assert_eq!(failure.class(), Class::Denied, "{failure}");
+    }
+}
+
+/// A database in WAL mode that was closed in order.
+fn quiet_wal(place: &Place) {
+    let db = Connection::open(place.source()).unwrap();
+    db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)")
+        .unwrap();
 }

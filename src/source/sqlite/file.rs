@@ -254,14 +254,30 @@ fn recover(copy: &Path) -> rusqlite::Result<()> {
 
 /// What tells that a file and those beside it were changed.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp([Option<(u64, u64, i64, i64, i64, i64)>; 3]);
+struct Stamp([Option<FileStamp>; 3]);
+
+#[derive(Debug, PartialEq, Eq)]
+struct FileStamp {
+    inode: u64,
+    length: u64,
+    /// Seconds and nanoseconds of the last change of the bytes, and of the file.
+    changed: [i64; 4],
+}
 
 impl Stamp {
     fn of(path: &Path) -> Self {
         let of = |path: PathBuf| {
-            let m = fs::metadata(path).ok()?;
-            let changed = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-            Some((m.ino(), m.len(), changed.0, changed.1, changed.2, changed.3))
+            let about = fs::metadata(path).ok()?;
+            Some(FileStamp {
+                inode: about.ino(),
+                length: about.len(),
+                changed: [
+                    about.mtime(),
+                    about.mtime_nsec(),
+                    about.ctime(),
+                    about.ctime_nsec(),
+                ],
+            })
         };
         Stamp(["", "-wal", "-journal"].map(|suffix| of(beside(path, suffix))))
     }
