@@ -72,7 +72,7 @@ async fn long_sqlite_blob_of_256_mib_is_copied_in_little_memory() {
         ("t(id INTEGER PRIMARY KEY, name TEXT, data BLOB)", 80),
         (
             "t(id INTEGER PRIMARY KEY, data BLOB, size INTEGER, name TEXT)",
-            64 + 2 * 256,
+            96 + 2 * 256,
         ),
     ] {
         let place = Place::with(&format!("CREATE TABLE {table}"));

@@ -19,7 +19,8 @@ const TYPES: [&str; 9] = [
     "DATETIME",
 ];
 
-/// A literal of any class.
+/// A literal of any class, but for -0.0: no SQL orders it before 0.0, so that a key which leads
+/// with both is in no canonical order.
 fn literal(random: &SeededRandom) -> String {
     let number = random.below(1 << 62) as i64 - (1 << 61);
     match random.below(14) {
@@ -27,7 +28,7 @@ fn literal(random: &SeededRandom) -> String {
         1 => random.below(20).to_string(),
         2 => number.to_string(),
         3 => format!("{:e}", number as f64 * 1e-20),
-        4 => "-0.0".into(),
+        4 => "1e300".into(),
         5 => format!("{}.0", random.below(50)),
         6 => "''".into(),
         7 => format!("'t{}'", random.below(30)),

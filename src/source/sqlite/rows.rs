@@ -233,6 +233,8 @@ impl Reading<'_> {
             let name = quoted(&column.name);
             match (kind, self.order) {
                 (KeyOrder::Integer, _) => terms.push(name),
+                // SQL cannot tell -0.0 from 0.0: a key that leads with both is in no order, which
+                // the caller sees.
                 (_, Order::Canonical) => {
                     terms.push(format!(
                         "CASE typeof({name}) WHEN 'integer' THEN 1 WHEN 'real' THEN 2 \
