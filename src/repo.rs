@@ -5,8 +5,10 @@
 //! writing, reading and deleting is in docs/format.md.
 
 pub mod blob;
+pub mod catalog;
 pub mod index;
 pub mod keys;
+pub mod intent;
 pub mod ledger;
 pub mod reader;
 pub mod table;

@@ -1,0 +1,228 @@
+//! Intents: a backup says that it runs, before it looks anything up.
+//!
+//! Two backups of one source never run at once, and a sweep leaves alone what a running one may
+//! build on. Invariant: an intent of a dead process on this host counts for nothing; one from
+//! elsewhere counts until its deadline, and then until it is voided.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::failure::{Class, Failure};
+use crate::format::intent::Intent as Body;
+use crate::format::object::Kind;
+use crate::id::{SourceName, Ulid};
+use crate::repo::vault::{self, Vault};
+use crate::store::{self, Created, ObjectPath, Prefix};
+
+/// Why a backup may not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage, or an object in it.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// Another backup of the source runs.
+    #[error(
+        "a backup of {source_name} is running on host {host} (process {process}, since {since})"
+    )]
+    Running {
+        /// The source.
+        source_name: SourceName,
+        /// Its host.
+        host: String,
+        /// Its process.
+        process: u32,
+        /// When it began.
+        since: String,
+        /// When it may be voided.
+        deadline: String,
+    },
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Vault(error) => error.class(),
+            Error::Running { .. } => Class::Busy,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Vault(error) => error.hint(),
+            Error::Running { deadline, .. } => Some(format!(
+                "wait for it; if it died, it is passed over after {deadline}"
+            )),
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Error::Vault(error.into())
+    }
+}
+
+/// This process, as other processes can know it.
+#[derive(Clone, Debug)]
+pub struct Whoami {
+    /// The host's name.
+    pub host: String,
+    /// Its boot; empty where the system does not number boots.
+    pub boot: String,
+    /// This process.
+    pub process: u32,
+    /// When it started, in ticks since boot.
+    pub process_started: u64,
+}
+
+impl Whoami {
+    /// Asks the operating system.
+    pub fn ask() -> Whoami {
+        let name = rustix::system::uname();
+        let process = std::process::id();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Whoami {
+            host: name.nodename().to_string_lossy().into_owned(),
+            boot: boot.unwrap_or_default().trim().to_owned(),
+            process,
+            process_started: started(process).unwrap_or(0),
+        }
+    }
+
+    /// Whether the process of `intent` is known to be gone: it ran on this host, and its boot is
+    /// over or no process of its number and start runs.
+    pub fn knows_dead(&self, intent: &Body) -> bool {
+        if intent.host != self.host || self.boot.is_empty() || intent.boot.is_empty() {
+            return false;
+        }
+        intent.boot != self.boot || started(intent.process) != Some(intent.process_started)
+    }
+}
+
+/// The start of a process in ticks since boot (field 22 of /proc/PID/stat).
+fn started(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let behind_name = stat.rsplit_once(')')?.1;
+    behind_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// An intent in the storage.
+pub struct Held {
+    /// Its name.
+    pub id: Ulid,
+    path: ObjectPath,
+}
+
+fn place(id: Ulid) -> String {
+    ObjectPath::Intent(id).to_path()
+}
+
+/// All intents in the storage.
+///
+/// # Errors
+/// The storage's; Corrupt for an intent that does not open.
+pub async fn list(vault: &Vault) -> Result<Vec<Body>, Error> {
+    let listing = vault.store.list(Prefix::Intents).await?;
+    let mut intents = Vec::new();
+    for listed in listing.objects {
+        let ObjectPath::Intent(id) = listed.path else {
+            continue;
+        };
+        let bytes = match vault.store.get(&listed.path).await {
+            Ok(bytes) => bytes,
+            Err(store::Error::Missing { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let path = listed.path;
+        let (_, body) = vault
+            .open(Kind::Intent, &place(id), &bytes)
+            .map_err(|source| vault::Error::Object {
+                path: path.clone(),
+                source,
+            })?;
+        intents.push(Body::read(&body).map_err(|source| vault::Error::Body { path, source })?);
+    }
+    Ok(intents)
+}
+
+/// Makes our intent durable, and then looks whether another backup of `source` runs. Intents in
+/// `voided` count for nothing.
+///
+/// # Errors
+/// [`Error::Running`]; ours is then taken away again.
+pub async fn announce(
+    vault: &Vault,
+    whoami: &Whoami,
+    source: &SourceName,
+    lasting: Duration,
+    voided: &HashSet<Ulid>,
+) -> Result<Held, Error> {
+    let now = vault.clock.now();
+    let id = Ulid::draw(now, vault.random.as_ref());
+    let body = Body {
+        required: Vec::new(),
+        id,
+        source: source.clone(),
+        host: whoami.host.clone(),
+        boot: whoami.boot.clone(),
+        process: whoami.process,
+        process_started: whoami.process_started,
+        started_at: now,
+        deadline: now.plus(lasting),
+    };
+    let sealed = vault.seal(Kind::Intent, &place(id), &body.write());
+    let path = ObjectPath::Intent(id);
+    let token = Vault::token(&sealed).to_vec();
+    if let Created::Anothers(_) = vault.store.create(&path, sealed, &token).await? {
+        // The name is drawn: another object under it can only be our own from before a retry.
+        return Err(vault::Error::Renamed { path }.into());
+    }
+    let held = Held { id, path };
+    let others = list(vault).await?;
+    let rival = others.into_iter().find(|other| {
+        let counts = !whoami.knows_dead(other) && !voided.contains(&other.id);
+        other.source == *source && other.id != id && counts && !is_late(other, now)
+    });
+    let Some(rival) = rival else {
+        return Ok(held);
+    };
+    withdraw(vault, held).await?;
+    Err(Error::Running {
+        source_name: source.clone(),
+        host: rival.host,
+        process: rival.process,
+        since: rival.started_at.rfc3339(),
+        deadline: rival.deadline.rfc3339(),
+    })
+}
+
+fn is_late(intent: &Body, now: Timestamp) -> bool {
+    now > intent.deadline
+}
+
+/// Takes our intent away.
+///
+/// # Errors
+/// The storage's.
+pub async fn withdraw(vault: &Vault, held: Held) -> Result<(), Error> {
+    Ok(vault.store.delete(&held.path).await?)
+}
+
+/// Takes away intents of `source` whose processes died on this host.
+///
+/// # Errors
+/// The storage's.
+pub async fn clear_dead(
+    vault: &Vault,
+    whoami: &Whoami,
+    source: &SourceName,
+) -> Result<usize, Error> {
+    let mut cleared = 0;
+    for intent in list(vault).await? {
+        if intent.source == *source && whoami.knows_dead(&intent) {
+            vault.store.delete(&ObjectPath::Intent(intent.id)).await?;
+            cleared += 1;
+        }
+    }
+    Ok(cleared)
+}
