@@ -9,7 +9,7 @@ mod read;
 mod write;
 
 pub use describe::{Described, RunDescriber};
-pub use read::{Rows, RunChunks, read_run};
+pub use read::{Rows, RunChunks, StackReader, read_run};
 pub use write::{RunWriter, TableWriter, WrittenTable};
 
 use crate::failure::{Class, Failure};

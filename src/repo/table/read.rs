@@ -10,17 +10,21 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use crate::format::manifest::{ManifestTable, StoredOrder};
-use crate::format::run::{LargeCell, Run, RunChunk, read_page};
+use crate::format::run::{LargeCell, Run, RunChunk, RunKind, read_page};
 use crate::id::{ChunkId, Digest};
 use crate::repo::reader::{self, Reader, SealedChunk};
 use crate::repo::table::Error;
 use crate::repo::table::write::rows_name;
-use crate::row::cell::RowBatch;
+use crate::repo::vault::Vault;
+use crate::row::cell::{Cell, Cells, RowBatch};
 use crate::row::codec::{self, DecodedChunk, Limits};
-use crate::row::key::{KeyBatch, KeyEncoder};
+use crate::row::key::KeyEncoder;
+use crate::row::merge::{Deletions, Merge, Step};
 
 /// About how many bytes of rows are fetched ahead in one go.
 const AHEAD_BYTES: u64 = 4 << 20;
+/// About how many bytes of merged rows are given out together.
+const MERGED_BYTES: usize = 256 << 10;
 /// How many chunks are being opened and decoded at once.
 const DECODING_AT_ONCE: usize = 4;
 
@@ -62,14 +66,26 @@ impl RunChunks {
     }
 }
 
-/// A chunk of rows, decoded, with the keys of its rows.
-pub struct Decoded {
-    /// Its rows and deletions.
-    pub content: DecodedChunk,
-    /// The canonical keys of its rows; empty where the table has none.
-    pub keys: KeyBatch,
-    /// The sum of its rows' digests.
-    pub digest: Digest,
+/// A chunk of rows, decoded.
+struct Decoded {
+    content: DecodedChunk,
+    /// The sum of its rows' digests, where it was asked for.
+    digest: Digest,
+}
+
+/// Where rows are digested: with their chunk, or after a merge has left some of them out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Digests {
+    Here,
+    Later,
+}
+
+fn sum<'a>(vault: &Vault, rows: impl Iterator<Item = &'a [u8]>) -> Digest {
+    let mut digest = Digest::ZERO;
+    for row in rows {
+        digest.add(vault.access.shared.row_digest(row));
+    }
+    digest
 }
 
 /// Opens and decodes a chunk of rows, and compares it with its name.
@@ -78,7 +94,7 @@ fn decode(
     sealed: &SealedChunk,
     chunk: &RunChunk,
     columns: usize,
-    keys: Option<&KeyEncoder>,
+    digests: Digests,
 ) -> Result<Decoded, reader::Error> {
     let vault = reader.vault();
     let raw = sealed.open(vault)?;
@@ -91,20 +107,11 @@ fn decode(
     if rows_name(vault, columns, &content.rows, &content.deleted) != chunk.name {
         return Err(damaged());
     }
-    let mut digest = Digest::ZERO;
-    for row in content.rows.iter() {
-        digest.add(vault.access.shared.row_digest(row));
-    }
-    let mut batch = KeyBatch::default();
-    if let Some(keys) = keys {
-        keys.encode_all(&content.rows, &mut batch)
-            .map_err(|_| damaged())?;
-    }
-    Ok(Decoded {
-        content,
-        keys: batch,
-        digest,
-    })
+    let digest = match digests {
+        Digests::Here => sum(vault, content.rows.iter()),
+        Digests::Later => Digest::ZERO,
+    };
+    Ok(Decoded { content, digest })
 }
 
 type Decoding = JoinHandle<Result<Decoded, reader::Error>>;
@@ -114,7 +121,7 @@ struct RunReader {
     reader: Arc<Reader>,
     chunks: RunChunks,
     columns: usize,
-    keys: Option<Arc<KeyEncoder>>,
+    digests: Digests,
     fetched: VecDeque<(RunChunk, SealedChunk)>,
     decoding: VecDeque<(RunChunk, Decoding)>,
     ended: bool,
@@ -141,10 +148,10 @@ impl RunReader {
             let Some((chunk, sealed)) = self.fetched.pop_front() else {
                 break;
             };
-            let (reader, keys, columns) = (self.reader.clone(), self.keys.clone(), self.columns);
+            let (reader, columns, digests) = (self.reader.clone(), self.columns, self.digests);
             let facts = chunk.clone();
             let decoding = tokio::task::spawn_blocking(move || {
-                decode(&reader, &sealed, &facts, columns, keys.as_deref())
+                decode(&reader, &sealed, &facts, columns, digests)
             });
             self.decoding.push_back((chunk, decoding));
         }
@@ -169,8 +176,7 @@ impl RunReader {
 
     /// The chunk from another pack, where its first place is damaged.
     async fn elsewhere(&self, chunk: &RunChunk) -> Result<Decoded, Error> {
-        let keys = self.keys.as_deref();
-        let accept = |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, keys);
+        let accept = |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, self.digests);
         Ok(self.reader.chunk_elsewhere(&chunk.name, accept).await?)
     }
 }
@@ -181,4 +187,171 @@ pub struct Rows {
     pub rows: RowBatch,
     /// Where the large cells of these rows lie.
     pub cells: HashMap<Digest, LargeCell>,
+}
+
+/// Reads a table from its stack of runs, in order, each row once.
+pub struct StackReader {
+    vault: Arc<Vault>,
+    name: String,
+    runs: Vec<RunReader>,
+    merge: Option<Merge>,
+    cells: Vec<HashMap<Digest, LargeCell>>,
+    expected: (u64, Digest),
+    found: (u64, Digest),
+}
+
+impl StackReader {
+    /// Opens the stack of `table`.
+    ///
+    /// # Errors
+    /// The reader's; Corrupt where a run is not one, or the runs do not fit the table.
+    pub async fn open(reader: Arc<Reader>, table: &ManifestTable) -> Result<StackReader, Error> {
+        let name = table.table.name.to_string();
+        let misfit = |why: &str| Error::Merge {
+            table: name.clone(),
+            why: why.to_owned(),
+        };
+        let columns = table.table.columns.len();
+        let merge = match table.stack.len() {
+            0 | 1 => None,
+            runs => {
+                let keys = KeyEncoder::new(&table.table);
+                let keys = keys.filter(|_| table.order == StoredOrder::Key);
+                let keys = keys.ok_or_else(|| misfit("it has no key and several runs"))?;
+                Some(Merge::new(keys, runs, Deletions::Drop))
+            }
+        };
+        let digests = match merge {
+            None => Digests::Here,
+            Some(_) => Digests::Later,
+        };
+        let mut runs = Vec::new();
+        for (at, run) in table.stack.iter().enumerate() {
+            let run = read_run(&reader, run).await?;
+            if run.columns as usize != columns || (at == 0) != (run.kind == RunKind::Base) {
+                return Err(misfit("a run is of another shape or stands in another's place"));
+            }
+            runs.push(RunReader {
+                reader: reader.clone(),
+                chunks: RunChunks::new(run),
+                columns,
+                digests,
+                fetched: VecDeque::new(),
+                decoding: VecDeque::new(),
+                ended: false,
+            });
+        }
+        Ok(StackReader {
+            vault: reader.vault().clone(),
+            name,
+            cells: vec![HashMap::new(); runs.len()],
+            runs,
+            merge,
+            expected: (table.rows, table.digest),
+            found: (0, Digest::ZERO),
+        })
+    }
+
+    /// The next rows; none at the end, after count and digest have been compared with the
+    /// manifest's.
+    ///
+    /// # Errors
+    /// The reader's; Corrupt where the rows are not those that the manifest names.
+    pub async fn next(&mut self) -> Result<Option<Rows>, Error> {
+        let rows = match self.merge {
+            None => self.next_of_base().await?,
+            Some(_) => self.next_merged().await?,
+        };
+        if rows.is_none() && self.found != self.expected {
+            return Err(Error::Merge {
+                table: self.name.clone(),
+                why: format!(
+                    "{} rows came out where the manifest names {}, or their digests differ",
+                    self.found.0, self.expected.0
+                ),
+            });
+        }
+        Ok(rows)
+    }
+
+    async fn next_of_base(&mut self) -> Result<Option<Rows>, Error> {
+        let Some(base) = self.runs.first_mut() else {
+            return Ok(None);
+        };
+        let Some((chunk, decoded)) = base.next().await? else {
+            return Ok(None);
+        };
+        let rows = decoded.content.rows;
+        self.found.0 += rows.len() as u64;
+        self.found.1.add(decoded.digest);
+        let cells = chunk.cells.into_iter().map(|cell| (cell.digest, cell));
+        Ok(Some(Rows {
+            rows,
+            cells: cells.collect(),
+        }))
+    }
+
+    async fn next_merged(&mut self) -> Result<Option<Rows>, Error> {
+        let mut out = Rows {
+            rows: RowBatch::default(),
+            cells: HashMap::new(),
+        };
+        while out.rows.bytes().len() < MERGED_BYTES {
+            let Some(merge) = &mut self.merge else { break };
+            let step = merge.next().map_err(|error| Error::Merge {
+                table: self.name.clone(),
+                why: error.to_string(),
+            })?;
+            match step {
+                Step::Wants(run) => self.feed(run).await?,
+                Step::Rows(span) => {
+                    let cells = &self.cells[span.run];
+                    for (_, row) in span.iter() {
+                        self.found.0 += 1;
+                        self.found.1.add(self.vault.access.shared.row_digest(row));
+                        out.rows.push(row);
+                        if !cells.is_empty() {
+                            take_cells(row, cells, &mut out.cells);
+                        }
+                    }
+                }
+                Step::Deleted { .. } => {}
+                Step::Done => break,
+            }
+        }
+        Ok((!out.rows.is_empty()).then_some(out))
+    }
+
+    async fn feed(&mut self, run: usize) -> Result<(), Error> {
+        let next = self.runs[run].next().await?;
+        let Some(merge) = &mut self.merge else {
+            return Ok(());
+        };
+        let Some((chunk, decoded)) = next else {
+            merge.end(run);
+            return Ok(());
+        };
+        let cells = chunk.cells.into_iter().map(|cell| (cell.digest, cell));
+        self.cells[run] = cells.collect();
+        merge
+            .feed(run, decoded.content)
+            .map_err(|error| Error::Merge {
+                table: self.name.clone(),
+                why: error.to_string(),
+            })
+    }
+}
+
+fn take_cells(
+    row: &[u8],
+    known: &HashMap<Digest, LargeCell>,
+    out: &mut HashMap<Digest, LargeCell>,
+) {
+    for cell in Cells::new(row) {
+        if let Ok(Cell::Large(large)) = cell
+            && let Some(found) = known.get(&large.digest)
+        {
+            out.insert(large.digest, found.clone());
+        }
+    }
 }
