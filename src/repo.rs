@@ -11,6 +11,7 @@ pub mod keys;
 pub mod intent;
 pub mod ledger;
 pub mod reader;
+pub mod select;
 pub mod table;
 pub mod vault;
 pub mod writer;

@@ -5,12 +5,14 @@
 //! the table is stored without a key.
 
 mod describe;
+mod digest;
 mod read;
 mod write;
 
 pub use describe::{Described, RunDescriber};
+pub use digest::TableDigest;
 pub use read::{Rows, RunChunks, StackReader, read_run};
-pub use write::{RunWriter, TableWriter, WrittenTable};
+pub use write::{RunWriter, TableWriter, WrittenRun, WrittenTable};
 
 use crate::failure::{Class, Failure};
 use crate::format::object;

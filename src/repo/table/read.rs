@@ -176,7 +176,8 @@ impl RunReader {
 
     /// The chunk from another pack, where its first place is damaged.
     async fn elsewhere(&self, chunk: &RunChunk) -> Result<Decoded, Error> {
-        let accept = |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, self.digests);
+        let accept =
+            |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, self.digests);
         Ok(self.reader.chunk_elsewhere(&chunk.name, accept).await?)
     }
 }
@@ -229,7 +230,9 @@ impl StackReader {
         for (at, run) in table.stack.iter().enumerate() {
             let run = read_run(&reader, run).await?;
             if run.columns as usize != columns || (at == 0) != (run.kind == RunKind::Base) {
-                return Err(misfit("a run is of another shape or stands in another's place"));
+                return Err(misfit(
+                    "a run is of another shape or stands in another's place",
+                ));
             }
             runs.push(RunReader {
                 reader: reader.clone(),

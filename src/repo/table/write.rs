@@ -17,10 +17,11 @@ use crate::format::manifest::StoredOrder;
 use crate::format::pack::ChunkKind;
 use crate::format::run::{LargeCell, Run, RunChunk, RunKind};
 use crate::id::{ChunkId, Digest};
+use crate::repo::table::digest::CellJoiner;
 use crate::repo::table::{Error, RunDescriber};
 use crate::repo::vault::Vault;
 use crate::repo::writer::{self, Added, Writer};
-use crate::row::cell::{Cell, Cells, Large, RowBatch};
+use crate::row::cell::RowBatch;
 use crate::row::codec::{self, Encoder, Limits};
 use crate::row::key::{KeyBatch, KeyEncoder};
 use crate::row::schema::Table;
@@ -315,7 +316,7 @@ pub struct TableWriter {
     last_key: Vec<u8>,
     rows: u64,
     open_cell: Option<OpenCell>,
-    cells: VecDeque<(usize, LargeCell)>,
+    joiner: CellJoiner,
     row: Vec<u8>,
     cell_bytes_stored: u64,
 }
@@ -342,7 +343,7 @@ impl TableWriter {
             last_key: Vec::new(),
             rows: 0,
             open_cell: None,
-            cells: VecDeque::new(),
+            joiner: CellJoiner::new(table),
             row: Vec::new(),
             cell_bytes_stored: 0,
         }
@@ -389,7 +390,7 @@ impl TableWriter {
         open.cutter.finish(&mut |piece| stored.piece(piece));
         self.cell_bytes_stored += stored.end(&mut open.cell.chunks)?;
         open.cell.digest = key::digest(&open.hasher);
-        self.cells.push_back((open.column, open.cell));
+        self.joiner.push(open.column, open.cell);
         Ok(())
     }
 
@@ -400,55 +401,16 @@ impl TableWriter {
     pub fn rows(&mut self, rows: &RowBatch) -> Result<(), Error> {
         self.close_cell()?;
         for row in rows.iter() {
-            if self.cells.is_empty() {
+            if self.joiner.is_empty() {
                 self.put(row, Vec::new())?;
             } else {
-                let cells = self.fill_large(row)?;
-                let filled = std::mem::take(&mut self.row);
+                let mut filled = std::mem::take(&mut self.row);
+                let cells = self.joiner.fill(row, &mut filled)?;
                 self.put(&filled, cells)?;
                 self.row = filled;
             }
         }
         Ok(())
-    }
-
-    /// Writes the digests of the cells that came before into their places in `row`.
-    fn fill_large(&mut self, row: &[u8]) -> Result<Vec<LargeCell>, Error> {
-        self.row.clear();
-        let mut cells = Vec::new();
-        for (column, cell) in Cells::new(row).enumerate() {
-            let cell = cell.map_err(|source| Error::Cell {
-                table: self.name.clone(),
-                source,
-            })?;
-            let Cell::Large(large) = cell else {
-                cell.push(&mut self.row);
-                continue;
-            };
-            let came = match self.cells.front() {
-                Some((at, _)) if *at == column => self.cells.pop_front(),
-                _ => None,
-            };
-            let found = came.as_ref().map_or(0, |(_, cell)| cell.length);
-            let (Some((_, came)), true) = (came, found == large.length) else {
-                return Err(self.large_cell(found, large.length));
-            };
-            let digest = came.digest;
-            Cell::Large(Large { digest, ..large }).push(&mut self.row);
-            cells.push(came);
-        }
-        match self.cells.pop_front() {
-            None => Ok(cells),
-            Some((_, stray)) => Err(self.large_cell(stray.length, 0)),
-        }
-    }
-
-    fn large_cell(&self, found: u64, length: u64) -> Error {
-        Error::LargeCell {
-            table: self.name.clone(),
-            found,
-            length,
-        }
     }
 
     fn put(&mut self, row: &[u8], cells: Vec<LargeCell>) -> Result<(), Error> {
@@ -487,9 +449,7 @@ impl TableWriter {
     /// Of any chunk; slices without a row.
     pub fn finish(mut self) -> Result<WrittenTable, Error> {
         self.close_cell()?;
-        if let Some((_, stray)) = self.cells.pop_front() {
-            return Err(self.large_cell(stray.length, 0));
-        }
+        self.joiner.end()?;
         let order = match self.keys {
             Some(_) => StoredOrder::Key,
             None => StoredOrder::Physical,
