@@ -1,1 +1,223 @@
-//! Jobs: one file a verb.
+//! Jobs: what people ask for, one file a verb.
+//!
+//! Only here do sources and the repository meet. A job takes an opened repository and plain
+//! requests, and gives an outcome as data; the faces make text, metrics and messages of it.
+//! Invariant: a job that fails leaves a repository that reads as before, and says why.
+
+pub mod backup;
+pub mod restore;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::failure::{AnyFailure, Class};
+use crate::format::keyring::Keyring;
+use crate::format::ledger::{Event, Head};
+use crate::format::manifest::Manifest;
+use crate::id::SourceName;
+use crate::random::Random;
+use crate::repo::catalog::{Catalog, Snapshot};
+use crate::repo::index::Index;
+use crate::repo::intent::Whoami;
+use crate::repo::keys::{self, Opening, Unlock};
+use crate::repo::ledger::{self, Appended, Author};
+use crate::repo::reader::Reader;
+use crate::repo::vault::Vault;
+use crate::state::State;
+use crate::store::{Store, StoreOptions};
+
+/// How often an entry is tried again when others add to the same ledger.
+const RACES_MAX: usize = 16;
+
+/// What a job tells while it runs.
+pub trait Progress: Send + Sync {
+    /// A new stage begins: its name, and how many bytes it will handle where that is known.
+    fn stage(&self, name: &str, bytes: Option<u64>);
+    /// So many more bytes and rows were handled.
+    fn advance(&self, bytes: u64, rows: u64);
+    /// The stage is over.
+    fn end(&self);
+    /// A sentence for the person.
+    fn warn(&self, sentence: &str);
+}
+
+/// Tells nobody anything.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn stage(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn end(&self) {}
+    fn warn(&self, _: &str) {}
+}
+
+/// What it takes to open a repository.
+pub struct Context {
+    /// Where it is: a path or a URL.
+    pub repository: String,
+    /// How its storage is used.
+    pub store: StoreOptions,
+    /// What opens it.
+    pub unlock: Unlock,
+    /// Where local state of all repositories stands.
+    pub state_root: PathBuf,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// Who is told.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// An opened repository, with what this host keeps of it.
+pub struct Opened {
+    /// The repository.
+    pub vault: Arc<Vault>,
+    /// Who may write.
+    pub keyring: Keyring,
+    /// What this host keeps.
+    pub state: State,
+    /// This process.
+    pub whoami: Whoami,
+    /// Who is told.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl Context {
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// The storage's; Denied for a wrong key; Corrupt for a repository that is not the one seen.
+    pub async fn open(&self) -> Result<Opened, AnyFailure> {
+        let (clock, random) = (self.clock.clone(), self.random.clone());
+        let store = Store::open(&self.repository, &self.store, clock.clone(), random.clone())?;
+        let opening = Opening {
+            store,
+            clock,
+            random,
+        };
+        let (vault, keyring) = keys::open(opening, &self.unlock).await?;
+        let state = State::open(&self.state_root, &vault.realm.repository)?;
+        keys::check_keyring_seen(&vault, &state, &keyring)?;
+        Ok(Opened {
+            vault: Arc::new(vault),
+            keyring,
+            state,
+            whoami: Whoami::ask(),
+            progress: self.progress.clone(),
+        })
+    }
+}
+
+impl Opened {
+    /// What lives in the repository.
+    ///
+    /// # Errors
+    /// Corrupt: a ledger that was altered, forked, rolled back or removed.
+    pub async fn catalog(&self) -> Result<Catalog, AnyFailure> {
+        Ok(Catalog::load(&self.vault, &self.keyring, &self.state).await?)
+    }
+
+    /// Where every chunk lies.
+    ///
+    /// # Errors
+    /// The storage's; Corrupt for a damaged index.
+    pub async fn index(&self) -> Result<Arc<Index>, AnyFailure> {
+        Ok(Arc::new(Index::load(&self.vault).await?))
+    }
+
+    /// A reader over all that is indexed.
+    ///
+    /// # Errors
+    /// As [`Opened::index`].
+    pub async fn reader(&self) -> Result<Arc<Reader>, AnyFailure> {
+        let index = self.index().await?;
+        Ok(Arc::new(Reader::new(self.vault.clone(), index)))
+    }
+
+    /// A snapshot's manifest, which must be signed by who may write its source.
+    ///
+    /// # Errors
+    /// The storage's; Corrupt where it is damaged, missing, or another snapshot's.
+    pub async fn manifest(&self, snapshot: &Snapshot) -> Result<Manifest, AnyFailure> {
+        let source = self.vault.source_hash(&snapshot.source);
+        let id = snapshot.record.manifest;
+        let fetched = self.vault.fetch_manifest(source, id).await;
+        let (signer, manifest) = fetched.map_err(|error| {
+            let error = AnyFailure::from(error);
+            match error.class() {
+                Class::Missing => AnyFailure::new(
+                    Class::Corrupt,
+                    format!(
+                        "snapshot {} of {} stands in the ledger, and its manifest is not in the storage",
+                        snapshot.record.id.short(),
+                        snapshot.source
+                    ),
+                    Some("it was removed by other means than rowvault; restore another snapshot".into()),
+                ),
+                _ => error,
+            }
+        })?;
+        let may = self
+            .keyring
+            .may_write(&signer, &snapshot.source, snapshot.entry);
+        if !may || manifest.snapshot != snapshot.record.id || manifest.source != snapshot.source {
+            return Err(AnyFailure::new(
+                Class::Corrupt,
+                format!(
+                    "the manifest of snapshot {} of {} is another's",
+                    snapshot.record.id.short(),
+                    snapshot.source
+                ),
+                Some("run 'rowvault verify' to see which snapshots are hurt".into()),
+            ));
+        }
+        Ok(manifest)
+    }
+
+    /// Adds an entry to the ledger of `source`, behind whatever others add meanwhile.
+    ///
+    /// # Errors
+    /// The storage's; Corrupt for a ledger that cannot be believed.
+    pub async fn record(&self, source: &SourceName, event: Event) -> Result<Head, AnyFailure> {
+        for _ in 0..RACES_MAX {
+            let catalog = self.catalog().await?;
+            let head = catalog.sources.get(source).and_then(|source| source.head());
+            let appended = self.append(&catalog, source, head, event.clone()).await?;
+            if let Appended::Ours(head) = appended {
+                return Ok(head);
+            }
+        }
+        Err(AnyFailure::new(
+            Class::Busy,
+            format!("the ledger of {source} grows faster than an entry can be added"),
+            Some("run the command again".into()),
+        ))
+    }
+
+    /// Adds an entry behind `head`, and keeps the new head; a lost race is a value.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn append(
+        &self,
+        catalog: &Catalog,
+        source: &SourceName,
+        head: Option<Head>,
+        event: Event,
+    ) -> Result<Appended, AnyFailure> {
+        let author = Author {
+            source,
+            host: &self.whoami.host,
+            heads: &catalog.heads,
+        };
+        let appended = ledger::append(&self.vault, &author, head, event).await?;
+        if let Appended::Ours(head) = &appended {
+            let heads = [(self.vault.source_hash(source), *head)].into();
+            ledger::save_heads(&self.vault, &self.state, &heads)?;
+        }
+        Ok(appended)
+    }
+}

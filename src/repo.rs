@@ -6,6 +6,7 @@
 
 pub mod blob;
 pub mod catalog;
+pub mod check;
 pub mod index;
 pub mod keys;
 pub mod intent;

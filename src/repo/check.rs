@@ -1,0 +1,353 @@
+//! Is everything that snapshots need there, and whole?
+//!
+//! A manifest is walked to every chunk that it needs, without opening a row; packs are compared
+//! with the storage's listing, and read and opened where that is asked. Invariant: what is found
+//! whole here can be restored; what is not is named, with the tables and keys that it hurts.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::crypto::key;
+use crate::crypto::seal;
+use crate::failure::{Class, Failure};
+use crate::format::manifest::Manifest;
+use crate::format::object;
+use crate::format::pack::{
+    ChunkKind, Footer, Head, SEAL_BYTES, SESSION_BYTES, TRAILER_BYTES, read_trailer,
+};
+use crate::format::run::{RunChunk, RunKind};
+use crate::id::{ChunkId, ObjectId};
+use crate::repo::blob::{self, ChunkFacts};
+use crate::repo::index::Index;
+use crate::repo::reader::{self, Reader};
+use crate::repo::table::{self, RunChunks, read_run};
+use crate::repo::vault::{Vault, object_id};
+use crate::repo::writer::footer_associated;
+use crate::row::cell::take_varint;
+use crate::row::codec::{self, Limits};
+use crate::store::{self, ObjectPath, Prefix};
+
+/// Why a check could not be made, or what a restore lacks.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading a run.
+    #[error(transparent)]
+    Table(#[from] table::Error),
+    /// The storage.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Something that the snapshot needs is not there.
+    #[error("{what}")]
+    Missing {
+        /// What is missing, in a sentence.
+        what: String,
+    },
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Table(error) => error.class(),
+            Error::Store(error) => error.class(),
+            Error::Missing { .. } => Class::Corrupt,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Table(error) => error.hint(),
+            Error::Store(error) => error.hint(),
+            Error::Missing { .. } => Some(
+                "run 'rowvault verify' to see which snapshots are hurt; a new backup sends again what the source still has".into(),
+            ),
+        }
+    }
+}
+
+/// A chunk that a snapshot needs, and what for.
+#[derive(Clone, Debug)]
+pub struct Need {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The table, by its position in the manifest; none for structure.
+    pub table: Option<usize>,
+    /// First and last canonical key of the rows in it; empty for what is not rows.
+    pub keys: (Vec<u8>, Vec<u8>),
+}
+
+/// The packs in the storage, with their lengths.
+///
+/// # Errors
+/// The storage's.
+pub async fn packs_listed(vault: &Vault) -> Result<HashMap<ObjectId, u64>, store::Error> {
+    let listing = vault.store.list(Prefix::Packs).await?;
+    let packs = listing
+        .objects
+        .iter()
+        .filter_map(|listed| match listed.path {
+            ObjectPath::Pack(id) => Some((id, listed.length)),
+            _ => None,
+        });
+    Ok(packs.collect())
+}
+
+/// Whether some place of `chunk` is in a pack that is there with its length.
+pub fn place_of(
+    index: &Index,
+    listed: &HashMap<ObjectId, u64>,
+    chunk: &ChunkId,
+) -> Result<ObjectId, String> {
+    let mut why = format!("chunk {chunk} stands in no index");
+    for place in index.places(chunk) {
+        match listed.get(&place.pack.id) {
+            Some(length) if *length == place.pack.length => return Ok(place.pack.id),
+            Some(length) => {
+                why = format!(
+                    "pack {} has {length} bytes where the index says {}",
+                    place.pack.id, place.pack.length
+                );
+            }
+            None => why = format!("pack {} is missing from the storage", place.pack.id),
+        }
+    }
+    Err(why)
+}
+
+/// Visits every chunk that `manifest` needs. A run in `done` is passed over; those visited are
+/// added to it.
+///
+/// # Errors
+/// A run's description that is gone or damaged; `visit` has then seen what came before it.
+pub async fn walk(
+    reader: &Reader,
+    manifest: &Manifest,
+    done: &mut HashSet<ChunkId>,
+    visit: &mut (dyn FnMut(Need) + Send),
+) -> Result<(), Error> {
+    for part in &manifest.structure {
+        for chunk in &part.chunks {
+            visit(plain(*chunk, None));
+        }
+    }
+    for (table, facts) in manifest.tables.iter().enumerate() {
+        for run in &facts.stack {
+            if done.insert(*run) {
+                visit(plain(*run, Some(table)));
+                walk_run(reader, run, table, visit).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn plain(chunk: ChunkId, table: Option<usize>) -> Need {
+    Need {
+        chunk,
+        table,
+        keys: (Vec::new(), Vec::new()),
+    }
+}
+
+async fn walk_run(
+    reader: &Reader,
+    name: &ChunkId,
+    table: usize,
+    visit: &mut (dyn FnMut(Need) + Send),
+) -> Result<(), Error> {
+    let run = read_run(reader, name).await?;
+    debug_assert!(run.kind == RunKind::Delta || run.deletions == 0);
+    for page in &run.pages {
+        visit(plain(page.name, Some(table)));
+    }
+    for dictionary in &run.dictionaries {
+        visit(plain(*dictionary, Some(table)));
+    }
+    let mut chunks = RunChunks::new(run);
+    while let Some(chunk) = chunks.next(reader).await? {
+        needs_of(chunk, table, visit);
+    }
+    Ok(())
+}
+
+fn needs_of(chunk: RunChunk, table: usize, visit: &mut (dyn FnMut(Need) + Send)) {
+    let keys = (chunk.first, chunk.last);
+    for cell in &chunk.cells {
+        for piece in &cell.chunks {
+            visit(Need {
+                chunk: *piece,
+                table: Some(table),
+                keys: keys.clone(),
+            });
+        }
+    }
+    visit(Need {
+        chunk: chunk.name,
+        table: Some(table),
+        keys,
+    });
+}
+
+/// Refuses a snapshot of which a pack is missing or short, before anything is restored.
+///
+/// # Errors
+/// [`Error::Missing`] names the first.
+pub async fn packs_are_there(reader: &Reader, manifest: &Manifest) -> Result<(), Error> {
+    let listed = packs_listed(reader.vault()).await?;
+    let mut first = None;
+    let mut done = HashSet::new();
+    walk(reader, manifest, &mut done, &mut |need| {
+        if first.is_none()
+            && let Err(why) = place_of(reader.index(), &listed, &need.chunk)
+        {
+            let table = need
+                .table
+                .map(|table| manifest.tables[table].table.name.to_string());
+            let of = table.map_or("the structure".into(), |table| format!("table {table}"));
+            first = Some(format!("{why}; {of} needs it"));
+        }
+    })
+    .await?;
+    match first {
+        None => Ok(()),
+        Some(what) => Err(Error::Missing { what }),
+    }
+}
+
+/// A pack that was read.
+#[derive(Debug, Default)]
+pub struct PackChecked {
+    /// Bytes read.
+    pub bytes: u64,
+    /// Chunks whose sealed bytes were compared with their hash, or that were opened.
+    pub chunks: u64,
+    /// What is wrong with the pack as a whole.
+    pub wrong: Option<String>,
+    /// Chunks that are not whole, and why.
+    pub damaged: BTreeMap<ChunkId, String>,
+}
+
+/// Reads a whole pack: its bytes must be those of its name, and each chunk that the index names in
+/// it those of its sealed hash; with the reader's key each is opened and compared with its name.
+///
+/// # Errors
+/// The storage's, unless the pack is missing: that is a finding.
+pub async fn read_pack(reader: &Reader, id: ObjectId) -> Result<PackChecked, Error> {
+    let vault = reader.vault();
+    let mut checked = PackChecked::default();
+    let bytes = match vault.store.get(&ObjectPath::Pack(id)).await {
+        Ok(bytes) => bytes,
+        Err(store::Error::Missing { .. }) => {
+            checked.wrong = Some("is missing from the storage".into());
+            return Ok(checked);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    checked.bytes = bytes.len() as u64;
+    if object_id(&bytes) != id {
+        checked.wrong = Some("does not hold the bytes of its name".into());
+    }
+    match footer(vault, &bytes) {
+        Err(why) => {
+            checked.wrong = Some(format!("has no readable footer: {why}"));
+        }
+        Ok(footer) => check_chunks(reader, &footer, &bytes, &mut checked).await,
+    }
+    Ok(checked)
+}
+
+fn footer(vault: &Vault, bytes: &Bytes) -> Result<Footer, object::Error> {
+    let short = || object::Error::Short {
+        what: "pack",
+        length: bytes.len(),
+    };
+    let head_length = Head::measure(bytes)?;
+    let trailer = bytes.len().checked_sub(TRAILER_BYTES).ok_or_else(short)?;
+    let length = read_trailer(&bytes[trailer..])? as usize;
+    let start = trailer.checked_sub(length).ok_or_else(short)?;
+    if start < head_length || length < SEAL_BYTES {
+        return Err(short());
+    }
+    let mut nonce = [0; 24];
+    nonce.copy_from_slice(&bytes[start..start + 24]);
+    let mut sealed = bytes[start + 24..trailer].to_vec();
+    let associated = footer_associated(vault, &bytes[..head_length]);
+    let key = &vault.access.shared.index;
+    seal::open(key, &nonce, &associated, &mut sealed).map_err(|_| object::Error::Body {
+        what: "pack footer",
+        why: "it failed authentication".into(),
+    })?;
+    Footer::read(&sealed)
+}
+
+/// The footer of the pack `id`, read from the storage: the way to an index that was lost.
+///
+/// # Errors
+/// The storage's; a sentence for a pack that has none.
+pub async fn fetch_footer(
+    vault: &Vault,
+    id: ObjectId,
+) -> Result<Result<(u64, Vec<u8>, Footer), String>, store::Error> {
+    let bytes = vault.store.get(&ObjectPath::Pack(id)).await?;
+    if object_id(&bytes) != id {
+        return Ok(Err("does not hold the bytes of its name".into()));
+    }
+    let footer = footer(vault, &bytes).map_err(|error| error.to_string());
+    Ok(footer.and_then(|footer| {
+        let head = Head::read(&bytes).map_err(|error| error.to_string())?;
+        let mut sessions = Vec::with_capacity(head.sessions.len() * SESSION_BYTES);
+        for record in &head.sessions {
+            sessions.extend_from_slice(record);
+        }
+        Ok((bytes.len() as u64, sessions, footer))
+    }))
+}
+
+async fn check_chunks(reader: &Reader, footer: &Footer, bytes: &Bytes, checked: &mut PackChecked) {
+    let vault = reader.vault();
+    for entry in &footer.entries {
+        let start = entry.offset as usize;
+        let end = start + entry.length as usize;
+        let facts = ChunkFacts::of(entry, &footer.dictionaries);
+        let whole = match bytes.get(start..end) {
+            None => Err("lies beyond the end of its pack".to_owned()),
+            Some(sealed) if blob::sealed_hash(sealed) != entry.sealed_hash => {
+                Err("does not have the sealed bytes that its footer names".to_owned())
+            }
+            Some(_) if vault.access.may_read() || entry.kind.is_metadata() => {
+                opens(reader, &facts).await
+            }
+            Some(_) => Ok(()),
+        };
+        checked.chunks += 1;
+        if let Err(why) = whole {
+            checked.damaged.insert(entry.name, why);
+        }
+    }
+}
+
+/// Opens a chunk and compares its content with its name.
+async fn opens(reader: &Reader, facts: &ChunkFacts) -> Result<(), String> {
+    if facts.kind != ChunkKind::Rows {
+        let opened = reader.chunk(&facts.name).await;
+        return opened.map(drop).map_err(|error| error.to_string());
+    }
+    let accept = |sealed: &reader::SealedChunk| {
+        let raw = sealed.open(reader.vault())?;
+        let named = rows_named(reader.vault(), &raw) == Some(facts.name);
+        named.then_some(()).ok_or_else(|| sealed.misnamed())
+    };
+    let opened = reader.chunk_elsewhere(&facts.name, accept).await;
+    opened.map_err(|error| error.to_string())
+}
+
+/// The name that a chunk of rows has by its content; none where it cannot be decoded.
+fn rows_named(vault: &Vault, raw: &[u8]) -> Option<ChunkId> {
+    let columns = take_varint(&mut raw.get(1..)?)?;
+    let columns = usize::try_from(columns).ok()?;
+    let content = codec::decode(raw, columns, Limits::default()).ok()?;
+    let mut hasher = vault.access.shared.chunk_hasher(ChunkKind::Rows as u8);
+    codec::feed_content(columns, &content.rows, &content.deleted, &mut |bytes| {
+        hasher.update(bytes);
+    });
+    Some(key::chunk_id(&hasher))
+}
