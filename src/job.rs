@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod restore;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;

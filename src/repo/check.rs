@@ -124,20 +124,24 @@ pub async fn walk(
     done: &mut HashSet<ChunkId>,
     visit: &mut (dyn FnMut(Need) + Send),
 ) -> Result<(), Error> {
-    for part in &manifest.structure {
-        for chunk in &part.chunks {
-            visit(plain(*chunk, None));
-        }
-    }
+    walk_structure(manifest, visit);
     for (table, facts) in manifest.tables.iter().enumerate() {
         for run in &facts.stack {
             if done.insert(*run) {
-                visit(plain(*run, Some(table)));
                 walk_run(reader, run, table, visit).await?;
             }
         }
     }
     Ok(())
+}
+
+/// Visits the chunks of the structure of `manifest`.
+pub fn walk_structure(manifest: &Manifest, visit: &mut (dyn FnMut(Need) + Send)) {
+    for part in &manifest.structure {
+        for chunk in &part.chunks {
+            visit(plain(*chunk, None));
+        }
+    }
 }
 
 fn plain(chunk: ChunkId, table: Option<usize>) -> Need {
@@ -148,12 +152,17 @@ fn plain(chunk: ChunkId, table: Option<usize>) -> Need {
     }
 }
 
-async fn walk_run(
+/// Visits every chunk that the run `name` needs, its description included.
+///
+/// # Errors
+/// A description that is gone or damaged; `visit` has then seen what came before it.
+pub async fn walk_run(
     reader: &Reader,
     name: &ChunkId,
     table: usize,
     visit: &mut (dyn FnMut(Need) + Send),
 ) -> Result<(), Error> {
+    visit(plain(*name, Some(table)));
     let run = read_run(reader, name).await?;
     debug_assert!(run.kind == RunKind::Delta || run.deletions == 0);
     for page in &run.pages {
