@@ -70,6 +70,11 @@ pub struct RunChunk {
     pub deletions: u32,
     /// Bytes of canonical rows and deleted keys.
     pub bytes: u32,
+    /// In a base run: delta runs up to this sequence are in this chunk already, and what they say
+    /// of keys from its first to the next chunk's first (from the very first, to the very last)
+    /// counts no more.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub covers: u64,
     /// Large cells of its rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cells: Vec<LargeCell>,
@@ -79,6 +84,10 @@ pub struct RunChunk {
 }
 
 fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+fn is_nothing(value: &u64) -> bool {
     *value == 0
 }
 
@@ -107,6 +116,9 @@ pub struct Run {
     pub kind: RunKind,
     /// 0 for a base and for a fresh delta; a fold of eight of tier n has n + 1.
     pub tier: u8,
+    /// Its place in time among the runs of its table: 0 for a first base, and one more than any
+    /// run below for each run written later; a fold has that of its newest part.
+    pub sequence: u64,
     /// How many cells a row has.
     pub columns: u32,
     /// Rows put.
