@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::failure::{AnyFailure, Class};
 use crate::format::keyring::Keyring;
-use crate::format::ledger::{Event, Head};
+use crate::format::ledger::{Event, Head, SUMMARY_EVERY};
 use crate::format::manifest::Manifest;
 use crate::id::SourceName;
 use crate::random::Random;
@@ -198,11 +198,31 @@ impl Opened {
         ))
     }
 
-    /// Adds an entry behind `head`, and keeps the new head; a lost race is a value.
+    /// Adds an entry behind `head`, and keeps the new head; a lost race is a value. Where a
+    /// summary is due, it goes before.
     ///
     /// # Errors
     /// The storage's.
     pub async fn append(
+        &self,
+        catalog: &Catalog,
+        source: &SourceName,
+        head: Option<Head>,
+        event: Event,
+    ) -> Result<Appended, AnyFailure> {
+        let due = head.is_some_and(|head| (head.number + 1).is_multiple_of(SUMMARY_EVERY));
+        let mut head = head;
+        if due && let Some(living) = catalog.sources.get(source) {
+            let summary = Event::Summary(living.summary());
+            match self.append_one(catalog, source, head, summary).await? {
+                Appended::Ours(summed) => head = Some(summed),
+                Appended::Lost => return Ok(Appended::Lost),
+            }
+        }
+        self.append_one(catalog, source, head, event).await
+    }
+
+    async fn append_one(
         &self,
         catalog: &Catalog,
         source: &SourceName,

@@ -72,9 +72,10 @@ pub async fn run(
     let hash = opened.vault.source_hash(&request.name);
     let what = format!("a backup of {}", request.name);
     let _lock = opened.state.lock(&format!("backup-{hash}"), &what)?;
-    check_right(opened, request).await?;
     intent::clear_dead(&opened.vault, &opened.whoami, &request.name).await?;
-    let voided = voided_intents(&opened.catalog().await?, &request.name);
+    let catalog = opened.catalog().await?;
+    check_right(opened, &catalog, &request.name)?;
+    let voided = voided_intents(&catalog, &request.name);
     let held = intent::announce(
         &opened.vault,
         &opened.whoami,
@@ -96,20 +97,16 @@ pub async fn run(
 }
 
 /// A writer that may not write this source would only add entries that count for nothing.
-async fn check_right(opened: &Opened, request: &Request) -> Result<(), AnyFailure> {
+fn check_right(opened: &Opened, catalog: &Catalog, name: &SourceName) -> Result<(), AnyFailure> {
     let signer = opened.vault.access.signer.id();
-    let catalog = opened.catalog().await?;
-    let next = catalog
-        .sources
-        .get(&request.name)
-        .and_then(|source| source.head())
-        .map_or(1, |head| head.number + 1);
-    if opened.keyring.may_write(&signer, &request.name, next) {
+    let head = catalog.sources.get(name).and_then(|source| source.head());
+    let next = head.map_or(1, |head| head.number + 1);
+    if opened.keyring.may_write(&signer, name, next) {
         return Ok(());
     }
     Err(AnyFailure::new(
         Class::Denied,
-        format!("this writer's key may not back up source {}", request.name),
+        format!("this writer's key may not back up source {name}"),
         Some("the owner enrols writers: 'rowvault key writer'".into()),
     ))
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::clock::Timestamp;
 use crate::failure::{Class, Failure};
 use crate::format::keyring::Keyring;
-use crate::format::ledger::{Event, Head, SnapshotRecord, Treated};
+use crate::format::ledger::{Event, Head, Reason, SnapshotRecord, Summary, Treated};
 use crate::id::{SnapshotId, SourceHash, SourceName, hex};
 use crate::repo::ledger::{self, Chain, Heads, Linked, merge_heads};
 use crate::repo::vault::Vault;
@@ -117,19 +117,24 @@ impl Catalog {
     /// Corrupt: a ledger that was altered, forked, rolled back or removed.
     pub async fn load(vault: &Vault, keyring: &Keyring, state: &State) -> Result<Catalog, Error> {
         let known = ledger::load_heads(vault, state)?;
-        let catalog = Catalog::read(vault, keyring, &known).await?;
+        let context = ledger::Context {
+            vault,
+            keyring,
+            state,
+        };
+        let catalog = Catalog::read(context, &known).await?;
         ledger::save_heads(vault, state, &catalog.heads)?;
         Ok(catalog)
     }
 
-    async fn read(vault: &Vault, keyring: &Keyring, known: &Heads) -> Result<Catalog, Error> {
-        let listed = ledger::sources(vault).await?;
+    async fn read(context: ledger::Context<'_>, known: &Heads) -> Result<Catalog, Error> {
+        let listed = ledger::sources(context.vault).await?;
         let mut expected = known.clone();
         let mut catalog = Catalog::default();
         let mut names: HashMap<SourceHash, SourceName> = HashMap::new();
         for (hash, paths) in &listed {
             let seen = known.get(hash).copied();
-            let chain = ledger::read(vault, keyring, *hash, paths, seen).await?;
+            let chain = ledger::read(context, *hash, paths, seen).await?;
             let Some(head) = chain.head() else { continue };
             for link in &chain.entries {
                 merge_heads(&mut expected, &link.entry.heads);
@@ -351,6 +356,28 @@ impl Source {
     /// The head of its ledger.
     pub fn head(&self) -> Option<Head> {
         self.chain.head()
+    }
+
+    /// All that lives, as one entry tells it.
+    pub fn summary(&self) -> Summary {
+        let verified = self.snapshots.iter().filter_map(|snapshot| {
+            let verified_at = snapshot.verified_at?;
+            Some((snapshot.record.id.to_string(), verified_at))
+        });
+        let pins = self
+            .snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.pins.clone());
+        let records = self
+            .snapshots
+            .iter()
+            .map(|snapshot| snapshot.record.clone());
+        Summary {
+            snapshots: records.collect(),
+            verified_at: verified.collect(),
+            pins: pins.collect(),
+            frozen: self.frozen.clone().map(|text| Reason { text }),
+        }
     }
 
     /// Where a manifest of this source stands.

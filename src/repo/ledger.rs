@@ -229,14 +229,24 @@ pub async fn list(vault: &Vault, source: SourceHash) -> Result<Vec<ObjectPath>, 
         .collect())
 }
 
-/// Fetches the entries at `paths` from the last summary on, and checks the chain, and that it
-/// holds `seen`.
+/// Who reads ledgers: the repository, who may write in it, and what this host keeps.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The repository.
+    pub vault: &'a Vault,
+    /// Whose entries count.
+    pub keyring: &'a Keyring,
+    /// Entries never change, so those that were fetched once are kept here.
+    pub state: &'a State,
+}
+
+/// Gives the entries at `paths` from the last summary on, fetched where this host has not got
+/// them, and checks the chain, and that it holds `seen`.
 ///
 /// # Errors
 /// Corrupt: a gap, a fork, an entry that was altered, a ledger older than `seen`.
 pub async fn read(
-    vault: &Vault,
-    keyring: &Keyring,
+    context: Context<'_>,
     source: SourceHash,
     paths: &[ObjectPath],
     seen: Option<Head>,
@@ -252,7 +262,7 @@ pub async fn read(
     }
     let wanted = paths.iter().filter(|path| number(path) >= start).cloned();
     let linked: Vec<Linked> = stream::iter(wanted)
-        .map(|path| fetch(vault, keyring, source, path))
+        .map(|path| fetch(context, source, path))
         .buffered(FETCHES_AT_ONCE)
         .try_collect()
         .await?;
@@ -303,18 +313,26 @@ fn check_links(linked: &[Linked], start: u64, name: &str) -> Result<(), Error> {
 }
 
 async fn fetch(
-    vault: &Vault,
-    keyring: &Keyring,
+    context: Context<'_>,
     source: SourceHash,
     path: ObjectPath,
 ) -> Result<Linked, Error> {
-    let bytes = vault.store.get(&path).await?;
-    link(vault, keyring, source, path, &bytes)
+    let kept = path.to_path();
+    // A kept entry that does not open is fetched again: local state is only a cache.
+    if let Some(bytes) = context.state.read(&kept)?
+        && let Ok(linked) = link(context, source, path.clone(), &bytes)
+    {
+        return Ok(linked);
+    }
+    let bytes = context.vault.store.get(&path).await?;
+    let linked = link(context, source, path, &bytes)?;
+    let random = context.vault.random.as_ref();
+    context.state.write(&kept, &bytes, random)?;
+    Ok(linked)
 }
 
 fn link(
-    vault: &Vault,
-    keyring: &Keyring,
+    context: Context<'_>,
     source: SourceHash,
     path: ObjectPath,
     bytes: &[u8],
@@ -323,6 +341,7 @@ fn link(
         ObjectPath::Ledger(_, number, _) => number,
         _ => 0,
     };
+    let Context { vault, keyring, .. } = context;
     let (signer, body) = vault
         .open(Kind::Ledger, &place(&source, number), bytes)
         .map_err(|source| vault::Error::Object {
