@@ -101,7 +101,7 @@ impl Context {
         };
         let (vault, keyring) = keys::open(opening, &self.unlock).await?;
         let state = State::open(&self.state_root, &vault.realm.repository)?;
-        keys::check_keyring_seen(&vault, &state, &keyring)?;
+        keys::writer::check_keyring_seen(&vault, &state, &keyring)?;
         Ok(Opened {
             vault: Arc::new(vault),
             keyring,
