@@ -5,6 +5,8 @@
 //! Invariant: a job that fails leaves a repository that reads as before, and says why.
 
 pub mod backup;
+pub mod init;
+pub mod keys;
 pub mod restore;
 pub mod verify;
 
@@ -21,7 +23,7 @@ use crate::random::Random;
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::index::Index;
 use crate::repo::intent::Whoami;
-use crate::repo::keys::{self, Opening, Unlock};
+use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
 use crate::repo::reader::Reader;
 use crate::repo::vault::Vault;
@@ -99,9 +101,9 @@ impl Context {
             clock,
             random,
         };
-        let (vault, keyring) = keys::open(opening, &self.unlock).await?;
+        let (vault, keyring) = open(opening, &self.unlock).await?;
         let state = State::open(&self.state_root, &vault.realm.repository)?;
-        keys::writer::check_keyring_seen(&vault, &state, &keyring)?;
+        check_keyring_seen(&vault, &state, &keyring)?;
         Ok(Opened {
             vault: Arc::new(vault),
             keyring,

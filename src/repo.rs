@@ -15,4 +15,5 @@ pub mod reader;
 pub mod select;
 pub mod table;
 pub mod vault;
+pub mod verdict;
 pub mod writer;

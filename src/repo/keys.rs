@@ -28,6 +28,7 @@ use crate::repo::vault::{Access, Vault};
 use crate::store::{ObjectPath, Prefix, Store};
 
 pub use error::Error;
+pub use writer::check_keyring_seen;
 
 /// The epoch of keys that this program makes and uses.
 pub const EPOCH: u16 = 1;

@@ -133,6 +133,15 @@ pub enum Error {
         /// The slot.
         slot: SlotId,
     },
+    /// Something was written and could not be read back.
+    #[error("{what} was written, and whether it is there is not known")]
+    Unread {
+        /// What was written.
+        what: String,
+        /// Why it could not be read.
+        #[source]
+        source: store::Error,
+    },
     /// Far more key slots than anybody makes.
     #[error("the repository holds {count} key slots, the most is {most}")]
     ManySlots {
@@ -279,6 +288,7 @@ impl Failure for Error {
             Error::Format(_) => Class::Invalid,
             Error::Repository { source, .. } | Error::Slot { source, .. } => source.class(),
             Error::NoRepository { .. } => Class::Missing,
+            Error::Unread { .. } => Class::Unsettled,
             Error::Unfinished { .. }
             | Error::AnothersRepository { .. }
             | Error::StrangeSlots { .. }
@@ -356,7 +366,9 @@ impl Error {
             Error::NoSlotOfKind { .. } | Error::NoSlot { .. } => {
                 "use another key; whoever can open the repository sees its slots by 'rowvault key list'"
             }
-            Error::SlotLost { .. } | Error::KeyringRace { .. } => "run the command again",
+            Error::SlotLost { .. } | Error::Unread { .. } | Error::KeyringRace { .. } => {
+                "run the command again"
+            }
             Error::ManySlots { .. } => "find out who writes to the storage",
             Error::LastSlot { .. } => "add another key first: 'rowvault key add'",
             Error::Taken { .. } => {

@@ -13,8 +13,11 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::Error;
+use crate::clock::Timestamp;
 use crate::crypto::keyslot::PASSPHRASE_BYTES_MAX;
-use crate::format::keyslot::text::{KeyFile, TEXT_BYTES_MAX};
+use crate::failure::{Class, Failure};
+use crate::format::keyslot::text::{KeyFile, SlotKey, TEXT_BYTES_MAX};
+use crate::store::Store;
 
 const OTHERS: u32 = 0o077;
 
@@ -130,11 +133,30 @@ impl Staged {
         Ok(self.path)
     }
 
-    /// Takes the file away again: the repository does not know its key.
-    pub fn discard(self) {
-        // What stays is overwritten by the next run, and opens nothing.
-        let _ = fs::remove_file(&self.beside);
+    /// Hands on what the repository answered, and takes the file away where it certainly does not
+    /// know the key.
+    ///
+    /// # Errors
+    /// Those of `answer`.
+    pub fn keep_if<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        answer.inspect_err(|error| {
+            if !matches!(error.class(), Class::Unsettled | Class::Corrupt) {
+                // What stays is overwritten by the next run, and opens nothing.
+                let _ = fs::remove_file(&self.beside);
+            }
+        })
     }
+}
+
+/// The recovery sheet for `key`, which names the storage so that it is found from anywhere.
+pub fn recovery_sheet(key: &SlotKey, store: &Store, printed: Timestamp) -> Zeroizing<String> {
+    let url = store.url();
+    let whole = match url.contains("://") || url == "memory:" {
+        true => None,
+        false => std::path::absolute(url).ok(),
+    };
+    let url = whole.map_or_else(|| url.to_owned(), |path| path.display().to_string());
+    key.recovery_sheet(&url, printed)
 }
 
 fn beside(path: &Path) -> PathBuf {

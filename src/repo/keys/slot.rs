@@ -121,6 +121,14 @@ impl Making<'_> {
     }
 }
 
+/// Refuses whoever may not change keys, before anything is made ready.
+///
+/// # Errors
+/// Denied to all but the owner.
+pub fn check_may_change(vault: &Vault, verb: &'static str) -> Result<(), Error> {
+    root(vault, verb).map(drop)
+}
+
 /// Draws what opens a new slot of `repository`: to be kept durably before the slot is made.
 pub fn draw_key(repository: RepositoryId, random: &dyn Random) -> SlotKey {
     SlotKey {
@@ -264,10 +272,13 @@ async fn read(store: &Store, repository: RepositoryId, name: &str) -> Result<Rea
 pub(super) async fn put(store: &Store, slot: &KeySlot) -> Result<SlotId, Error> {
     let path = ObjectPath::Key(slot.slot.to_string());
     let body = bytes::Bytes::from(keyslot::write(slot)?);
-    let lost = || Error::SlotLost { slot: slot.slot };
     let created = store.create(&path, body.clone(), token(&slot.lock)).await?;
-    if created != Created::Ours || store.get(&path).await? != body {
-        return Err(lost());
+    let unread = |source| Error::Unread {
+        what: format!("key slot {}", slot.slot),
+        source,
+    };
+    if created != Created::Ours || store.get(&path).await.map_err(unread)? != body {
+        return Err(Error::SlotLost { slot: slot.slot });
     }
     Ok(slot.slot)
 }

@@ -154,7 +154,11 @@ async fn commit(
     let token = Vault::token(&sealed).to_vec();
     let created = vault.store.create(&path, sealed.clone(), &token).await?;
     // Read back, for a storage that takes conditions and does not keep them.
-    if created != Created::Ours || vault.store.get(&path).await? != sealed {
+    let unread = |source| Error::Unread {
+        what: format!("keyring {number}"),
+        source,
+    };
+    if created != Created::Ours || vault.store.get(&path).await.map_err(unread)? != sealed {
         return Err(race());
     }
     Ok(next)
