@@ -4,6 +4,7 @@
 //! whatever `read` accepts means exactly what `write` would write, and an unknown version, kind
 //! or required feature is refused by name.
 
+pub mod filter;
 pub mod index;
 pub mod intent;
 pub mod keyring;

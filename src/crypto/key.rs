@@ -27,6 +27,10 @@ pub(super) mod context {
 /// Stands before a large cell's bytes; no canonical row starts with it, so that no cell's digest
 /// is ever a row's.
 const CELL_MARK: u8 = 0xff;
+/// Stands before a row's canonical key that goes into a filter.
+const KEY_MARK: u8 = 0xfe;
+/// Stands before a column's number and a cell that go into a filter.
+const VALUE_MARK: u8 = 0xfd;
 
 /// Whether `left` and `right` are equal, in a time that does not depend on where they differ.
 pub fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
@@ -251,6 +255,21 @@ impl SharedKeys {
         self.row_digest.digest(row)
     }
 
+    /// What stands for a row's canonical key in a filter.
+    pub fn key_filter_hash(&self, key: &[u8]) -> [u8; 16] {
+        let mut hasher = self.row_digest.hasher();
+        hasher.update(&[KEY_MARK]).update(key);
+        digest(&hasher).0
+    }
+
+    /// What stands for the canonical bytes of a cell of the column at `column` in a filter.
+    pub fn value_filter_hash(&self, column: u32, cell: &[u8]) -> [u8; 16] {
+        let mut hasher = self.row_digest.hasher();
+        hasher.update(&[VALUE_MARK]).update(&column.to_le_bytes());
+        hasher.update(cell);
+        digest(&hasher).0
+    }
+
     /// A hasher for a large cell's bytes, in pieces of any size; [`digest`] ends it.
     pub fn cell_hasher(&self) -> blake3::Hasher {
         let mut hasher = self.row_digest.hasher();
@@ -321,6 +340,23 @@ mod tests {
         let mut cell = shared.cell_hasher();
         cell.update(b"abc");
         assert_ne!(digest(&cell), shared.row_digest(b"abc"));
+    }
+
+    #[test]
+    fn a_row_a_cell_a_key_and_a_value_of_the_same_bytes_have_different_hashes() {
+        let shared = root().shared(REPOSITORY, 1);
+        let bytes = b"\x00\x00\x00\x00x";
+        let mut cell = shared.cell_hasher();
+        cell.update(bytes);
+        let hashes = HashSet::from([
+            shared.row_digest(bytes).0,
+            digest(&cell).0,
+            shared.key_filter_hash(bytes),
+            shared.value_filter_hash(0, bytes),
+            shared.value_filter_hash(1, bytes),
+            shared.value_filter_hash(0, b"x"),
+        ]);
+        assert_eq!(hashes.len(), 6);
     }
 
     #[test]

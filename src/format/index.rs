@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::format::object::{Error, check_features, read_body, write_body};
+use crate::format::object::{Error, read_featured, write_body};
 use crate::id::ObjectId;
 
 /// A pack and what it holds.
@@ -61,8 +61,6 @@ impl Index {
     /// # Errors
     /// [`Error`]: undecodable, or a required feature that is not known.
     pub fn read(bytes: &[u8]) -> Result<Index, Error> {
-        let index: Index = read_body(bytes, "index")?;
-        check_features(&index.required, &[], "index")?;
-        Ok(index)
+        read_featured(bytes, &[], "index")
     }
 }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::format::object::{Error, check_features, read_body, write_body};
+use crate::format::object::{Error, read_featured, write_body};
 use crate::id::{SourceName, Ulid};
 
 /// The body of an intent.
@@ -45,8 +45,6 @@ impl Intent {
     /// # Errors
     /// [`Error`]: undecodable, or a required feature that is not known.
     pub fn read(bytes: &[u8]) -> Result<Intent, Error> {
-        let intent: Intent = read_body(bytes, "intent")?;
-        check_features(&intent.required, &[], "intent")?;
-        Ok(intent)
+        read_featured(bytes, &[], "intent")
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::format::keyslot::text::is_name;
-use crate::format::object::{Error, check_features, read_body, write_body};
+use crate::format::object::{Error, read_featured, write_body};
 use crate::id::{ObjectId, SignerId, SourceName};
 
 /// What the owner's signature is made for.
@@ -138,8 +138,7 @@ impl Keyring {
         if bytes.len() > BYTES_MAX {
             return Err(wrong(format!("{} bytes are too many", bytes.len())));
         }
-        let keyring: Keyring = read_body(bytes, WHAT)?;
-        check_features(&keyring.required, FEATURES_KNOWN, WHAT)?;
+        let keyring: Keyring = read_featured(bytes, FEATURES_KNOWN, WHAT)?;
         if keyring.number != number {
             return Err(Error::Misplaced {
                 what: WHAT,

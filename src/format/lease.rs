@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::format::object::{Error, check_features, read_body, write_body};
+use crate::format::object::{Error, read_featured, write_body};
 use crate::id::Ulid;
 
 /// The body of a lease.
@@ -37,8 +37,6 @@ impl Lease {
     /// # Errors
     /// [`Error`]: undecodable, or a required feature that is not known.
     pub fn read(bytes: &[u8]) -> Result<Lease, Error> {
-        let lease: Lease = read_body(bytes, "lease")?;
-        check_features(&lease.required, &[], "lease")?;
-        Ok(lease)
+        read_featured(bytes, &[], "lease")
     }
 }

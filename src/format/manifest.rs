@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::format::object::{Error, check_features, read_body, write_body};
+use crate::format::object::{Error, read_featured, write_body};
 use crate::id::{ChunkId, Digest, SnapshotId, SourceName};
 use crate::row::schema::{Engine, Table};
 
@@ -148,8 +148,6 @@ impl Manifest {
     /// # Errors
     /// [`Error`]: undecodable, or a required feature that is not known.
     pub fn read(bytes: &[u8]) -> Result<Manifest, Error> {
-        let manifest: Manifest = read_body(bytes, "manifest")?;
-        check_features(&manifest.required, &[], "manifest")?;
-        Ok(manifest)
+        read_featured(bytes, &[], "manifest")
     }
 }

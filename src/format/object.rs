@@ -275,6 +275,26 @@ pub fn read_body<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Resul
     }
 }
 
+/// Reads a body whose field `required` names what must be understood. That is looked at first,
+/// so that a body of a later shape is refused by the name of its feature and not as damaged.
+///
+/// # Errors
+/// [`Error::Feature`], else as [`read_body`].
+pub fn read_featured<T: DeserializeOwned>(
+    bytes: &[u8],
+    known: &[&str],
+    what: &'static str,
+) -> Result<T, Error> {
+    #[derive(serde::Deserialize)]
+    struct Needs {
+        #[serde(default)]
+        required: Vec<String>,
+    }
+    let needs: Needs = read_body(bytes, what)?;
+    check_features(&needs.required, known, what)?;
+    read_body(bytes, what)
+}
+
 /// Refuses the first of `required` that is not among `known`.
 ///
 /// # Errors
@@ -391,6 +411,35 @@ mod tests {
             Header::read(&bytes, Kind::Manifest),
             Err(Error::Foreign { .. })
         ));
+    }
+
+    #[test]
+    fn body_of_a_later_shape_is_refused_by_its_feature() {
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        struct Now {
+            count: u32,
+        }
+        #[derive(serde::Serialize)]
+        struct Later {
+            count: String,
+            required: Vec<String>,
+        }
+        let later = |required: &[&str]| {
+            let required = required.iter().map(|name| (*name).to_owned()).collect();
+            let count = "many".into();
+            write_body(&Later { count, required })
+        };
+        let read = |bytes: &[u8]| read_featured::<Now>(bytes, &["words"], "index");
+        assert_eq!(read(&write_body(&Now { count: 1 })), Ok(Now { count: 1 }));
+        assert_eq!(
+            read(&later(&["words", "sharing"])),
+            Err(Error::Feature {
+                what: "index",
+                feature: "sharing".into()
+            })
+        );
+        assert!(matches!(read(&later(&["words"])), Err(Error::Body { .. })));
+        assert!(matches!(read(&[0xc1]), Err(Error::Body { .. })));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::format::object::{Error, check_features, read_body, write_body};
+use crate::format::object::{Error, read_body, read_featured, write_body};
 use crate::id::{ChunkId, Digest};
 
 /// A page holds at most this many chunks, and so does a description without pages.
@@ -152,8 +152,7 @@ impl Run {
     /// # Errors
     /// [`Error`]: undecodable, a required feature that is not known, or chunks and pages at once.
     pub fn read(bytes: &[u8]) -> Result<Run, Error> {
-        let run: Run = read_body(bytes, "run")?;
-        check_features(&run.required, &[], "run")?;
+        let run: Run = read_featured(bytes, &[], "run")?;
         if !run.pages.is_empty() && !run.chunks.is_empty() {
             return Err(Error::Field {
                 what: "run",

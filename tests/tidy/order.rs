@@ -61,6 +61,7 @@ const HOUSE: &[(&str, Children)] = &[
                 "ledger",
                 "intent",
                 "lease",
+                "filter",
                 "shadow",
             ],
             last: &[],
