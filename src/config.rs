@@ -1,1 +1,611 @@
-//! The configuration file.
+//! The configuration file: TOML in, plain requests out.
+//!
+//! Whatever stands here is a flag too or has a default, and nothing else is known: a key with a
+//! typing mistake is refused with its line and the nearest name. `${NAME}` in a value stands for
+//! that variable of the environment. Invariant: no secret of the file is ever printed, and a file
+//! with a password in it that others may read is refused.
+
+pub mod secret;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use chrono_tz::Tz;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::failure::{AnyFailure, Class, Failure};
+use crate::id::SourceName;
+use crate::source::address::{SourceUrl, TablePattern};
+use crate::store::{Addressing, PlainHttp, S3Options};
+
+/// The longest file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The most tables that may be read at once.
+const PARALLEL_MAX: usize = 64;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file says something that cannot be meant.
+    #[error("{}, line {line}: {what}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A value that cannot be meant.
+    #[error("{}: {place}: {what}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        place: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A file of a secret, or this one, is readable by others.
+    #[error(transparent)]
+    Secret(#[from] secret::Error),
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Secret(error) => error.class(),
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Class::Denied
+            }
+            _ => Class::Invalid,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Secret(error) => error.hint(),
+            Error::Line { hint, .. } | Error::Value { hint, .. } => hint.clone(),
+            Error::Io { .. } => Some("--config names the file".into()),
+        }
+    }
+}
+
+/// What a configuration file says.
+#[derive(Default)]
+pub struct Config {
+    /// The repository.
+    pub repository: Repository,
+    /// The sources, in the file's order.
+    pub sources: Vec<Source>,
+}
+
+/// Where the repository is and what opens it.
+#[derive(Default)]
+pub struct Repository {
+    /// A path or a URL.
+    pub url: Option<String>,
+    /// The file of the passphrase.
+    pub passphrase_file: Option<PathBuf>,
+    /// A key file.
+    pub key_file: Option<PathBuf>,
+    /// Where local state stands.
+    pub state_dir: Option<PathBuf>,
+    /// What S3 needs to be told.
+    pub s3: S3Options,
+}
+
+/// A database to protect.
+pub struct Source {
+    /// Its name.
+    pub name: SourceName,
+    /// Its address, with its password where that stands in the URL or in `password_file`.
+    pub url: SourceUrl,
+    /// The file of its password.
+    pub password_file: Option<PathBuf>,
+    /// The zone of its days.
+    pub timezone: Tz,
+    /// Tables that are left out.
+    pub exclude_tables: Vec<TablePattern>,
+    /// Tables of which only the structure is captured.
+    pub exclude_data: Vec<TablePattern>,
+    /// How many tables are read at once.
+    pub parallel: Option<usize>,
+    /// A command before the backup, as words.
+    pub before: Vec<String>,
+    /// A command after it, as words; it runs after a failure too.
+    pub after: Vec<String>,
+    /// Tags of every snapshot.
+    pub tags: Vec<String>,
+}
+
+impl Source {
+    /// The address with the password of its file.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn address(&self) -> Result<SourceUrl, AnyFailure> {
+        let mut url = self.url.clone();
+        if let Some(file) = &self.password_file {
+            url.set_password(secret::read("password", file)?);
+        }
+        Ok(url)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileText {
+    #[serde(default)]
+    repository: RepositoryText,
+    #[serde(default)]
+    source: Vec<SourceText>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepositoryText {
+    url: Option<String>,
+    passphrase_file: Option<String>,
+    key_file: Option<String>,
+    state_dir: Option<String>,
+    #[serde(default)]
+    s3: S3Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct S3Text {
+    endpoint: Option<String>,
+    region: Option<String>,
+    addressing: Option<AddressingText>,
+    ca_file: Option<String>,
+    #[serde(default)]
+    plain_http: bool,
+    storage_class: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum AddressingText {
+    Path,
+    VirtualHost,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceText {
+    name: Option<String>,
+    url: String,
+    password_file: Option<String>,
+    timezone: Option<String>,
+    #[serde(default)]
+    exclude_tables: Vec<String>,
+    #[serde(default)]
+    exclude_data: Vec<String>,
+    parallel: Option<usize>,
+    #[serde(default)]
+    before: Vec<String>,
+    #[serde(default)]
+    after: Vec<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+/// Where variables of the environment come from.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads the configuration in `path`.
+///
+/// # Errors
+/// [`Error`]: unreadable, a key that is not known, a value that cannot be meant, a password in a
+/// file that others may read.
+pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> {
+    let refused = |source| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(refused)?;
+    let metadata = file.metadata().map_err(refused)?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(refused)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(refused(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    let config = parse(path, &text, environment)?;
+    if config.sources.iter().any(|(_, secret)| *secret) {
+        secret::check_mode("password", path, &metadata)?;
+    }
+    Ok(Config {
+        repository: config.repository,
+        sources: config.sources.into_iter().map(|(one, _)| one).collect(),
+    })
+}
+
+struct Parsed {
+    repository: Repository,
+    /// Each source, and whether its password stands in the file itself.
+    sources: Vec<(Source, bool)>,
+}
+
+fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed, Error> {
+    let file: FileText = toml::from_str(text).map_err(|error| refusal(path, text, &error))?;
+    let reading = Reading { path, environment };
+    let mut sources: Vec<(Source, bool)> = Vec::new();
+    for (at, source) in file.source.into_iter().enumerate() {
+        let place = format!("source {}", at + 1);
+        let (source, secret) = reading.source(&place, source)?;
+        if sources.iter().any(|(other, _)| other.name == source.name) {
+            let what = format!("there is another source {}", source.name);
+            return Err(reading.wrong(&place, what, Some("name each once".into())));
+        }
+        sources.push((source, secret));
+    }
+    Ok(Parsed {
+        repository: reading.repository(file.repository)?,
+        sources,
+    })
+}
+
+/// What the parser says, with the line, and the nearest name for one that is not known. The line
+/// itself is not shown: it may hold a password.
+fn refusal(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.as_bytes().iter().take(start);
+    let line = 1 + before.filter(|&&byte| byte == b'\n').count();
+    let message = error.message();
+    // Serde's words: unknown field `nmae`, expected one of `name`, `url`
+    let mut names = message.split('`').skip(1).step_by(2);
+    let (what, hint) = match names.next() {
+        Some(unknown) if message.starts_with("unknown field") => {
+            let known: Vec<&str> = names.collect();
+            (
+                format!("there is no key {unknown:?} here"),
+                nearest(unknown, &known),
+            )
+        }
+        _ => (message.replace('\n', "; "), None),
+    };
+    Error::Line {
+        path: path.to_owned(),
+        line,
+        what,
+        hint,
+    }
+}
+
+fn nearest(unknown: &str, known: &[&str]) -> Option<String> {
+    let best = known
+        .iter()
+        .map(|name| (strsim::normalized_damerau_levenshtein(unknown, name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some(match best {
+        (alike, name) if alike >= 0.5 => format!("did you mean {name}?"),
+        _ => format!("there is {}", known.join(", ")),
+    })
+}
+
+struct Reading<'a> {
+    path: &'a Path,
+    environment: Environment<'a>,
+}
+
+impl Reading<'_> {
+    fn wrong(&self, place: &str, what: String, hint: Option<String>) -> Error {
+        Error::Value {
+            path: self.path.to_owned(),
+            place: place.to_owned(),
+            what,
+            hint,
+        }
+    }
+
+    /// `text` with each `${NAME}` replaced.
+    fn expand(&self, place: &str, text: &str) -> Result<String, Error> {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, after) = rest.split_at(at);
+            out.push_str(before);
+            let Some((name, behind)) = after[2..].split_once('}') else {
+                return Err(self.wrong(place, "a ${ has no }".into(), None));
+            };
+            let value = (self.environment)(name).ok_or_else(|| {
+                let what = format!("the environment has no variable {name:?}");
+                self.wrong(place, what, Some(format!("set {name}, or write the value")))
+            })?;
+            out.push_str(&value);
+            rest = behind;
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    fn all(&self, place: &str, texts: Vec<String>) -> Result<Vec<String>, Error> {
+        let expanded = texts.iter().map(|text| self.expand(place, text));
+        expanded.collect()
+    }
+
+    fn text(&self, place: &str, text: Option<String>) -> Result<Option<String>, Error> {
+        text.map(|text| self.expand(place, &text)).transpose()
+    }
+
+    /// A path, from the configuration's own directory on.
+    fn file(&self, place: &str, text: Option<String>) -> Result<Option<PathBuf>, Error> {
+        let text = self.text(place, text)?;
+        Ok(text.map(|text| self.beside(Path::new(&text))))
+    }
+
+    fn beside(&self, path: &Path) -> PathBuf {
+        let directory = self.path.parent().unwrap_or(Path::new(""));
+        directory.join(path)
+    }
+
+    fn repository(&self, text: RepositoryText) -> Result<Repository, Error> {
+        let url = self.text("repository.url", text.url)?;
+        // What has no scheme is a path.
+        let url = url.map(|url| match url.contains(':') || url.is_empty() {
+            true => url,
+            false => self.beside(Path::new(&url)).display().to_string(),
+        });
+        let passphrase_file = self.file("repository.passphrase_file", text.passphrase_file)?;
+        let key_file = self.file("repository.key_file", text.key_file)?;
+        if passphrase_file.is_some() && key_file.is_some() {
+            let what = "passphrase_file and key_file are both given".to_owned();
+            return Err(self.wrong("repository", what, Some("keep one of them".into())));
+        }
+        Ok(Repository {
+            url,
+            passphrase_file,
+            key_file,
+            state_dir: self.file("repository.state_dir", text.state_dir)?,
+            s3: self.s3(text.s3)?,
+        })
+    }
+
+    fn s3(&self, text: S3Text) -> Result<S3Options, Error> {
+        Ok(S3Options {
+            endpoint: self.text("repository.s3.endpoint", text.endpoint)?,
+            credentials: None,
+            region: self.text("repository.s3.region", text.region)?,
+            addressing: match text.addressing {
+                Some(AddressingText::VirtualHost) => Addressing::VirtualHost,
+                Some(AddressingText::Path) | None => Addressing::Path,
+            },
+            ca_file: self.file("repository.s3.ca_file", text.ca_file)?,
+            plain_http: match text.plain_http {
+                true => PlainHttp::Anywhere,
+                false => PlainHttp::LoopbackOnly,
+            },
+            storage_class: self.text("repository.s3.storage_class", text.storage_class)?,
+        })
+    }
+
+    fn source(&self, place: &str, text: SourceText) -> Result<(Source, bool), Error> {
+        let secret = text.url.parse().is_ok_and(|url| has_own_password(&url));
+        let mut url: SourceUrl = self
+            .expand(&format!("{place}: url"), &text.url)?
+            .parse()
+            .map_err(|error: crate::source::address::Error| {
+                let hint = error.hint();
+                self.wrong(&format!("{place}: url"), error.to_string(), hint)
+            })?;
+        if let SourceUrl::Sqlite(path) = &url {
+            url = SourceUrl::Sqlite(self.beside(path));
+        }
+        let name = self.name(place, text.name, &url)?;
+        let place = &format!("source {name}");
+        let patterns = |what: &str, texts: Vec<String>| -> Result<Vec<TablePattern>, Error> {
+            let texts = self.all(&format!("{place}: {what}"), texts)?;
+            Ok(texts.into_iter().map(TablePattern::new).collect())
+        };
+        if text.parallel.is_some_and(|n| n == 0 || n > PARALLEL_MAX) {
+            let what = format!("parallel must be 1 to {PARALLEL_MAX}");
+            return Err(self.wrong(place, what, None));
+        }
+        let source = Source {
+            password_file: self.file(&format!("{place}: password_file"), text.password_file)?,
+            timezone: self.zone(place, text.timezone)?,
+            exclude_tables: patterns("exclude_tables", text.exclude_tables)?,
+            exclude_data: patterns("exclude_data", text.exclude_data)?,
+            parallel: text.parallel,
+            before: words(self.all(&format!("{place}: before"), text.before)?),
+            after: words(self.all(&format!("{place}: after"), text.after)?),
+            tags: self.all(&format!("{place}: tags"), text.tags)?,
+            name,
+            url,
+        };
+        Ok((source, secret))
+    }
+
+    fn name(
+        &self,
+        place: &str,
+        text: Option<String>,
+        url: &SourceUrl,
+    ) -> Result<SourceName, Error> {
+        let Some(text) = self.text(place, text)? else {
+            return url.default_name().ok_or_else(|| {
+                let what = "the database's name cannot be the source's".to_owned();
+                self.wrong(place, what, Some("give it a name".into()))
+            });
+        };
+        text.parse().map_err(|error: crate::id::Error| {
+            let hint = error.hint();
+            self.wrong(place, error.to_string(), hint)
+        })
+    }
+
+    fn zone(&self, place: &str, text: Option<String>) -> Result<Tz, Error> {
+        let Some(text) = self.text(place, text)? else {
+            return Ok(Tz::UTC);
+        };
+        text.parse().map_err(|_| {
+            let what = format!("{text:?} is not a time zone");
+            self.wrong(place, what, Some("write it as Europe/Warsaw or UTC".into()))
+        })
+    }
+}
+
+/// Whether a password stands in the text of the URL, not in a variable that it names.
+fn has_own_password(url: &SourceUrl) -> bool {
+    let own = |password: &SecretString| !password.expose_secret().starts_with("${");
+    match url {
+        SourceUrl::Sqlite(_) => false,
+        SourceUrl::Postgres(server) | SourceUrl::Mysql(server) => {
+            server.password().is_some_and(own)
+        }
+    }
+}
+
+/// A command's words: one text is split at its blanks, several are the words as they are.
+fn words(texts: Vec<String>) -> Vec<String> {
+    match texts.as_slice() {
+        [line] => line.split_whitespace().map(str::to_owned).collect(),
+        _ => texts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Parsed, Error> {
+        let variables = |name: &str| (name == "DB_PASSWORD").then(|| "hunter2".to_owned());
+        parse(Path::new("/etc/rowvault/rowvault.toml"), text, &variables)
+    }
+
+    fn refused(text: &str) -> Error {
+        read(text).err().expect("this text must be refused")
+    }
+
+    #[test]
+    fn everything_is_read_and_paths_start_at_the_file() {
+        let parsed = read(
+            r#"
+            [repository]
+            url = "../repo"
+            key_file = "key.txt"
+            [repository.s3]
+            addressing = "virtual-host"
+            [[source]]
+            name = "crm"
+            url = "postgres://backup:${DB_PASSWORD}@db.example/crm"
+            timezone = "Europe/Warsaw"
+            exclude_tables = ["public.sessions"]
+            before = ["/usr/local/bin/crm-maintenance on"]
+            after = ["/bin/echo", "all done"]
+            parallel = 4
+            [[source]]
+            url = "sqlite:shop.db"
+            "#,
+        )
+        .ok()
+        .expect("the text is good");
+        let repository = &parsed.repository;
+        assert_eq!(repository.url.as_deref(), Some("/etc/rowvault/../repo"));
+        assert_eq!(
+            repository.key_file.as_deref(),
+            Some(Path::new("/etc/rowvault/key.txt"))
+        );
+        assert_eq!(repository.s3.addressing, Addressing::VirtualHost);
+        let (crm, secret) = &parsed.sources[0];
+        assert!(!secret, "the password stands in the environment");
+        assert!(crm.url.has_password());
+        assert_eq!(crm.timezone, chrono_tz::Europe::Warsaw);
+        assert_eq!(crm.before, ["/usr/local/bin/crm-maintenance", "on"]);
+        assert_eq!(crm.after, ["/bin/echo", "all done"]);
+        let (shop, _) = &parsed.sources[1];
+        assert_eq!(shop.name.as_str(), "shop");
+        assert_eq!(shop.url.display(), "sqlite:/etc/rowvault/shop.db");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_line_and_nearest_name() {
+        let error =
+            refused("[repository]\nurl = \"x\"\n\n[[source]]\nurl = \"sqlite:a\"\nnmae = \"b\"\n");
+        assert_eq!(
+            error.to_string(),
+            "/etc/rowvault/rowvault.toml, line 6: there is no key \"nmae\" here"
+        );
+        assert_eq!(error.hint().as_deref(), Some("did you mean name?"));
+        let error = refused("[repositry]\nurl = \"x\"\n");
+        assert_eq!(error.hint().as_deref(), Some("did you mean repository?"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused() {
+        for (text, word) in [
+            ("[[source]]\nurl = \"oracle://x/y\"", "oracle"),
+            ("[[source]]\nurl = \"sqlite:\"", "no file"),
+            (
+                "[[source]]\nurl = \"sqlite:a\"\nname = \"Big Name\"",
+                "source name",
+            ),
+            (
+                "[[source]]\nurl = \"sqlite:a\"\ntimezone = \"Mars\"",
+                "time zone",
+            ),
+            ("[[source]]\nurl = \"sqlite:a\"\nparallel = 0", "parallel"),
+            ("[[source]]\nurl = \"sqlite:${NOT_SET}\"", "NOT_SET"),
+            ("[[source]]\nurl = \"sqlite:${NOT\"", "has no }"),
+            (
+                "[[source]]\nurl = \"sqlite:a\"\n[[source]]\nurl = \"sqlite:b/a\"",
+                "another source a",
+            ),
+            (
+                "[repository]\npassphrase_file = \"a\"\nkey_file = \"b\"",
+                "both",
+            ),
+            ("[[source]]\nname = \"a\"", "url"),
+            ("[repository\n", "line 1"),
+            ("url = 3", "url"),
+        ] {
+            let error = refused(text);
+            assert!(error.to_string().contains(word), "{text:?}: {error}");
+            assert_eq!(error.class(), Class::Invalid);
+        }
+    }
+
+    #[test]
+    fn password_in_a_file_that_others_may_read_is_refused_and_never_shown() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let none = |_: &str| None;
+        for (url, mode, good) in [
+            ("postgres://u:hunter2@h/d", 0o644, false),
+            ("postgres://u:hunter2@h/d", 0o600, true),
+            ("postgres://u@h/d", 0o644, true),
+        ] {
+            std::fs::write(file.path(), format!("[[source]]\nurl = \"{url}\"\n")).unwrap();
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(file.path(), mode).unwrap();
+            let loaded = load(file.path(), &none);
+            assert_eq!(loaded.is_ok(), good, "{url}");
+            if let Err(error) = loaded {
+                assert!(!format!("{error} {error:?}").contains("hunter2"));
+            }
+        }
+        let error = refused("[[source]]\nurl = \"postgres://u:hunter2@h\"\n");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        let error = refused("[[source]]\nurl = \"postgres://u:hunter2@h/d\n");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+}
