@@ -5,6 +5,9 @@
 //! Invariant: a job that fails leaves a repository that reads as before, and says why.
 
 pub mod backup;
+pub mod doctor;
+pub mod export;
+pub mod find;
 pub mod init;
 pub mod keys;
 pub mod restore;

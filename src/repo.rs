@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod reader;
 pub mod select;
 pub mod table;
+pub mod value;
 pub mod vault;
 pub mod verdict;
 pub mod writer;

@@ -47,6 +47,14 @@ pub enum Error {
         /// How many fit.
         count: usize,
     },
+    /// More than one table has that name.
+    #[error("{text:?} is the name of several tables")]
+    AmbiguousTable {
+        /// What was given.
+        text: String,
+        /// The tables, with their schemas.
+        tables: Vec<String>,
+    },
 }
 
 impl Failure for Error {
@@ -55,7 +63,7 @@ impl Failure for Error {
             Error::Ledger(error) => error.class(),
             Error::SourceMissing { .. } => Class::Corrupt,
             Error::Unknown { .. } => Class::Missing,
-            Error::Ambiguous { .. } => Class::Invalid,
+            Error::Ambiguous { .. } | Error::AmbiguousTable { .. } => Class::Invalid,
         }
     }
     fn hint(&self) -> Option<String> {
@@ -66,6 +74,7 @@ impl Failure for Error {
             }
             Error::Unknown { hint, .. } => Some(hint.clone()),
             Error::Ambiguous { .. } => Some("give more of the id, or SOURCE@latest".into()),
+            Error::AmbiguousTable { tables, .. } => Some(format!("say {}", tables.join(" or "))),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! What a person calls a snapshot: an id, a prefix, a source and a time, or `latest`.
+//! What a person calls a snapshot (an id, a prefix, a source and a time, or `latest`) or a table.
 //!
-//! Invariant: a text names at most one snapshot, or is refused with what to say instead.
+//! Invariant: a text names at most one of them, or is refused with what to say instead.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeZone};
 use chrono_tz::Tz;
 
 use crate::clock::Timestamp;
+use crate::format::manifest::{Manifest, ManifestTable};
 use crate::id::SourceName;
 use crate::repo::catalog::{Catalog, Error, Snapshot};
 
@@ -45,6 +46,53 @@ pub fn select<'a>(
         }
     };
     catalog.at(&source, Some(until))
+}
+
+/// The table that `text` names: as `show` prints it, or without its schema where that is unique.
+///
+/// # Errors
+/// [`Error::Unknown`] with the nearest names; [`Error::AmbiguousTable`].
+pub fn table<'a>(manifest: &'a Manifest, text: &str) -> Result<&'a ManifestTable, Error> {
+    let tables = || manifest.tables.iter();
+    if let Some(table) = tables().find(|table| table.table.name.to_string() == text) {
+        return Ok(table);
+    }
+    let fits: Vec<&ManifestTable> = tables()
+        .filter(|table| table.table.name.name == text)
+        .collect();
+    match fits.as_slice() {
+        [one] => Ok(one),
+        [] => Err(Error::Unknown {
+            what: format!("the snapshot has no table {text:?}"),
+            hint: nearest_tables(manifest, text),
+        }),
+        many => Err(Error::AmbiguousTable {
+            text: text.to_owned(),
+            tables: many
+                .iter()
+                .map(|table| table.table.name.to_string())
+                .collect(),
+        }),
+    }
+}
+
+/// Up to three tables that look like `text`, the most alike first.
+fn nearest_tables(manifest: &Manifest, text: &str) -> String {
+    let text = text.to_lowercase();
+    let alike = |table: &ManifestTable| {
+        let (whole, name) = (table.table.name.to_string(), &table.table.name.name);
+        let alike =
+            |name: &str| strsim::normalized_damerau_levenshtein(&text, &name.to_lowercase());
+        (alike(&whole).max(alike(name)), whole)
+    };
+    let mut names: Vec<(f64, String)> = manifest.tables.iter().map(alike).collect();
+    names.retain(|(alike, _)| *alike >= 0.5);
+    names.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let names: Vec<String> = names.into_iter().take(3).map(|(_, name)| name).collect();
+    match names.is_empty() {
+        true => "'rowvault show SNAPSHOT' lists its tables".into(),
+        false => format!("there is {}", names.join(", ")),
+    }
 }
 
 /// The last microsecond of `day` in `zone`.
