@@ -5,6 +5,7 @@
 //! begin with `long_`; `tests/long.sh` runs them by name.
 
 mod golden_keys;
+mod house;
 mod postgres_pipe;
 mod postgres_round_trip;
 mod postgres_server;
@@ -32,3 +33,4 @@ mod store_directory;
 mod store_faults;
 mod store_s3;
 mod store_tls;
+mod whole_line;
