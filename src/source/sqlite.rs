@@ -18,6 +18,8 @@ pub mod rows;
 
 pub mod capture;
 
+pub mod patch;
+
 pub mod load;
 
 pub mod target;

@@ -12,6 +12,7 @@ use rusqlite::blob::ZeroBlob;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Statement};
 
+use super::patch::{self, Patch};
 use super::sql::quoted;
 use super::types::{Bound, Encoding, utf16_units};
 use super::{Error, catalog};
@@ -25,7 +26,8 @@ pub const SEQUENCE: &str = "sqlite_sequence";
 pub const SEQUENCE_WAITING: &str = "rowvault_sequence";
 const COPY_BYTES: usize = 1 << 20;
 
-/// Takes all rows of `table` from `rows` and returns their number.
+/// Takes all rows of `table` from `rows`, and returns their number and what is to be patched in
+/// the file when all rows are stored.
 ///
 /// # Errors
 /// [`Error::Rows`] for what is no row of the table; Full and the like.
@@ -34,7 +36,7 @@ pub fn take(
     path: &Path,
     table: &Table,
     mut rows: PieceReceiver,
-) -> Result<u64, Error> {
+) -> Result<(u64, Vec<Patch>), Error> {
     let encoding = catalog::encoding(connection, path)?;
     let staged = table.name.name == SEQUENCE;
     if staged {
@@ -52,6 +54,8 @@ pub fn take(
         table,
         encoding,
         in_place,
+        header_bytes_max: header_bytes_max(connection, path)?,
+        patches: Vec::new(),
         spool: Spool::default(),
         taken: 0,
     };
@@ -69,7 +73,7 @@ pub fn take(
         }
     }
     match loading.spool.is_empty() {
-        true => Ok(loading.taken),
+        true => Ok((loading.taken, loading.patches)),
         false => Err(loading.refused("slices of a large cell came without their row")),
     }
 }
@@ -131,6 +135,53 @@ fn rowid_position(table: &Table) -> Option<usize> {
     hidden.or_else(integer_key)
 }
 
+fn header_bytes_max(connection: &Connection, path: &Path) -> Result<usize, Error> {
+    let size = connection.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0));
+    let size = size.map_err(|error| Error::from_sqlite(path, "reading its settings", error))?;
+    Ok(patch::first_page_bytes(size))
+}
+
+/// What is to change in a row that is stored with zeros from column `first` on.
+fn patch_of(table: &Table, cells: &[Cell<'_>], first: usize) -> Patch {
+    let key = rowid_position(table);
+    // The rowid stands outside the row, with a NULL in its place if it is a declared column.
+    let columns = table.columns[..first]
+        .iter()
+        .filter(|column| !column.hidden);
+    let later = || cells.iter().enumerate().skip(first);
+    let wanted = |(position, cell): (usize, &Cell<'_>)| match Some(position) == key {
+        true => 0,
+        false => patch::serial(cell).kind,
+    };
+    let stored = |(position, cell): (usize, &Cell<'_>)| match cell {
+        Cell::Null | Cell::Integer(0 | 1) => wanted((position, cell)),
+        _ => 12 + 2 * patch::serial(cell).length,
+    };
+    Patch {
+        table: table.name.name.clone(),
+        rowid: match key.and_then(|position| cells.get(position)) {
+            Some(Cell::Integer(rowid)) => *rowid,
+            _ => 0,
+        },
+        before: columns.count(),
+        stored: patch::types(later().map(stored)),
+        wanted: patch::types(later().map(wanted)),
+    }
+}
+
+/// The longest header that the values of `cells` can have, with its own length.
+fn header_bytes(cells: &[Cell<'_>]) -> usize {
+    3 + patch::types(cells.iter().map(|cell| patch::serial(cell).kind)).len()
+}
+
+/// A cell without bytes as a value.
+fn small<'a>(cell: &Cell<'a>) -> ValueRef<'a> {
+    match cell {
+        Cell::Integer(value) => ValueRef::Integer(*value),
+        _ => ValueRef::Null,
+    }
+}
+
 struct Loading<'a> {
     connection: &'a Connection,
     path: &'a Path,
@@ -138,6 +189,9 @@ struct Loading<'a> {
     encoding: Encoding,
     /// Position of the rowid, where blobs can be written in place.
     in_place: Option<usize>,
+    /// How long a row's header may be to be patched.
+    header_bytes_max: usize,
+    patches: Vec<Patch>,
     spool: Spool,
     taken: u64,
 }
@@ -180,8 +234,12 @@ impl Loading<'_> {
         let columns = self.table.columns.len();
         let cells = cell::cells(row, columns).map_err(|error| self.refused(&error.to_string()))?;
         let mut later = Vec::new();
+        let zeros_from = self.zeros_from(&cells);
         for (position, cell) in cells.iter().enumerate() {
-            let written_later = self.bind(statement, position, cell)?;
+            let written_later = match zeros_from {
+                Some(first) if first <= position => self.bind_zeros(statement, position, cell)?,
+                _ => self.bind(statement, position, cell)?,
+            };
             later.extend(written_later.then_some(position));
         }
         if !self.spool.is_empty() && !cells.iter().any(|c| matches!(c, Cell::Large(_))) {
@@ -198,7 +256,12 @@ impl Loading<'_> {
             && let Some(Cell::Integer(rowid)) = cells.get(position)
         {
             for column in later {
-                self.write_in_place(column, *rowid)?;
+                self.write_in_place(column, &cells[column], *rowid)?;
+            }
+            if let Some(first) = zeros_from {
+                let patch = patch_of(self.table, &cells, first);
+                self.patches
+                    .extend((patch.stored != patch.wanted).then_some(patch));
             }
         }
         self.spool
@@ -297,13 +360,56 @@ impl Loading<'_> {
         Ok(false)
     }
 
-    fn write_in_place(&mut self, column: usize, rowid: i64) -> Result<(), Error> {
+    /// From which column on a row is stored as zeros first, so that its large cells need not be
+    /// in memory; none where that cannot be.
+    fn zeros_from(&self, cells: &[Cell<'_>]) -> Option<usize> {
+        let first = cells
+            .iter()
+            .position(|cell| matches!(cell, Cell::Large(_)))?;
+        let table = self.table;
+        // A strict table takes no zeros for numbers, and an index would keep them.
+        let indexed = |name: &String| table.unique.iter().flatten().any(|column| column == name);
+        let fits = self.in_place.is_some_and(|rowid| rowid < first)
+            && self.encoding == Encoding::Utf8
+            && !table.facts.contains_key("strict")
+            && !table.columns[first..]
+                .iter()
+                .any(|column| indexed(&column.name))
+            && header_bytes(cells) <= self.header_bytes_max;
+        fits.then_some(first)
+    }
+
+    fn bind_zeros(
+        &self,
+        statement: &mut Statement<'_>,
+        position: usize,
+        cell: &Cell<'_>,
+    ) -> Result<bool, Error> {
+        if let Cell::Large(large) = cell
+            && self.spool.length(position) != Some(large.length)
+        {
+            return Err(self.refused("a large cell and its slices differ in length"));
+        }
+        if let Cell::Null | Cell::Integer(0 | 1) = cell {
+            let bound = statement.raw_bind_parameter(position + 1, Bound(small(cell)));
+            return bound.map(|()| false).map_err(|error| self.failed(error));
+        }
+        let length = i32::try_from(patch::serial(cell).length)
+            .map_err(|_| self.refused("a cell is longer than SQLite can hold"))?;
+        let bound = statement.raw_bind_parameter(position + 1, ZeroBlob(length));
+        bound.map(|()| true).map_err(|error| self.failed(error))
+    }
+
+    fn write_in_place(&mut self, column: usize, cell: &Cell<'_>, rowid: i64) -> Result<(), Error> {
         let connection = self.connection;
         let (table, name) = (&self.table.name.name, &self.table.columns[column].name);
         let mut blob = connection
             .blob_open("main", table.as_str(), name.as_str(), rowid, false)
             .map_err(|error| self.failed(error))?;
-        let copied = self.spool.copy(column, &mut blob);
+        let copied = match cell {
+            Cell::Large(_) => self.spool.copy(column, &mut blob),
+            small => blob.write_all(&patch::body(small)),
+        };
         copied.map_err(|error| self.spool_failed(error))
     }
 }

@@ -4,9 +4,11 @@
 //! on rows. Virtual tables come back as entries over their shadow tables, so that no module runs.
 //! Invariant: under the name that was asked for there is nothing, or the finished database.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use rusqlite::config::DbConfig;
@@ -15,6 +17,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::catalog::{self, Object, Schema};
 use super::file::beside;
+use super::patch::{self, Patch};
 use super::sql::{Definition, definition};
 use super::worker::Worker;
 use super::{Error, load, rows, types};
@@ -48,6 +51,7 @@ struct Made {
     place: PathBuf,
     part: PathBuf,
     schema: Schema,
+    patches: Mutex<Vec<Patch>>,
 }
 
 impl SqliteTarget {
@@ -80,6 +84,7 @@ impl Target for SqliteTarget {
             place,
             part: part.clone(),
             schema: schema.clone(),
+            patches: Mutex::default(),
         };
         let start = Worker::start("target", move || {
             let connection = open_part(&part, &schema)?;
@@ -98,9 +103,10 @@ impl Target for SqliteTarget {
     async fn load(&self, table: &Table, rows: PieceReceiver) -> Result<u64, AnyFailure> {
         let (worker, made) = self.made("loading rows")?;
         let (part, table) = (made.part.clone(), table.clone());
-        let taken = worker
+        let (taken, patches) = worker
             .call(move |connection| load::take(connection, &part, &table, rows))
             .await?;
+        made.patches().extend(patches);
         Ok(taken)
     }
 
@@ -108,8 +114,16 @@ impl Target for SqliteTarget {
         let _ = structure;
         let (worker, made) = self.made("finishing")?;
         let (part, schema) = (made.part.clone(), made.schema.clone());
+        let patches = std::mem::take(&mut *made.patches());
         worker
-            .call(move |connection| finish(connection, &part, &schema))
+            .call(move |connection| {
+                let failed = |error| Error::from_sqlite(&part, "restoring counters", error);
+                load::put_sequence(connection).map_err(failed)?;
+                if !patches.is_empty() {
+                    patch_rows(connection, &part, &schema, &patches)?;
+                }
+                finish(connection, &part, &schema)
+            })
             .await?;
         Ok(())
     }
@@ -154,6 +168,10 @@ impl Target for SqliteTarget {
 }
 
 impl Made {
+    fn patches(&self) -> MutexGuard<'_, Vec<Patch>> {
+        self.patches.lock().expect("no holder of this lock panics")
+    }
+
     /// Closes the database in the journal mode that it is to have.
     async fn close(&mut self) -> Result<(), Error> {
         let Some(worker) = self.worker.take() else {
@@ -348,10 +366,41 @@ fn make(
     Ok(())
 }
 
+/// Sets the classes of values in rows that were stored with zeros, while the file is closed.
+fn patch_rows(
+    connection: &mut Connection,
+    part: &Path,
+    schema: &Schema,
+    patches: &[Patch],
+) -> Result<(), Error> {
+    let doing = "completing large rows";
+    let failed = |error| Error::from_sqlite(part, doing, error);
+    let mut roots: HashMap<&str, u32> = HashMap::new();
+    for patch in patches {
+        if !roots.contains_key(patch.table.as_str()) {
+            let query = "SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+            let root = connection.query_row(query, [&patch.table], |row| row.get(0));
+            roots.insert(&patch.table, root.map_err(failed)?);
+        }
+    }
+    connection.execute_batch("COMMIT").map_err(failed)?;
+    let stand_in = Connection::open_in_memory().map_err(failed)?;
+    let open = std::mem::replace(connection, stand_in);
+    open.close().map_err(|(_, error)| failed(error))?;
+    let file = OpenOptions::new().read(true).write(true).open(part);
+    let file = file.map_err(|error| Error::from_io(part, doing, error))?;
+    for patch in patches {
+        let root = roots.get(patch.table.as_str()).copied().unwrap_or_default();
+        patch::apply(&file, schema.settings.page_size, root, patch)
+            .map_err(|error| Error::from_io(part, doing, error))?;
+    }
+    *connection = open_part(part, schema)?;
+    Ok(())
+}
+
 /// Everything that comes after rows, up to the commit.
 fn finish(connection: &Connection, part: &Path, schema: &Schema) -> Result<(), Error> {
     let failed = |error| Error::from_sqlite(part, "finishing it", error);
-    load::put_sequence(connection).map_err(failed)?;
     let (tables, rest): (Vec<&Object>, Vec<&Object>) = schema
         .objects
         .iter()
@@ -395,7 +444,7 @@ fn add_virtual_tables(connection: &Connection, tables: &[&Object]) -> rusqlite::
 fn settle_definitions(connection: &Connection, part: &Path, schema: &Schema) -> Result<(), Error> {
     let failed = |error| Error::from_sqlite(part, "checking its definitions", error);
     let made = catalog::objects(connection, part)?;
-    let made: std::collections::HashMap<(&str, &str), &Object> = made
+    let made: HashMap<(&str, &str), &Object> = made
         .iter()
         .map(|o| ((o.kind.as_str(), o.name.as_str()), o))
         .collect();
