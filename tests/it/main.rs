@@ -26,7 +26,12 @@ pub fn install_tls() {
 }
 
 mod moto;
+mod mysql_driver;
+mod mysql_faults;
+mod mysql_large;
+mod mysql_rights;
 mod mysql_roundtrip;
+mod mysql_samples;
 mod mysql_server;
 mod store;
 mod store_directory;

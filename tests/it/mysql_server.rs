@@ -45,13 +45,16 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn server_command(program: &str) -> Command {
+fn server_command(program: &str, dir: &Path) -> Command {
     let sbin = Path::new("/usr/sbin").join(program);
     let mut command = match sbin.exists() {
         true => Command::new(sbin),
         false => Command::new(program),
     };
-    command.arg("--no-defaults");
+    // Native AIO is a resource of the whole machine, and runs out where many servers start;
+    // temporary tables of two servers in one directory get in each other's way.
+    command.args(["--no-defaults", "--innodb-use-native-aio=0"]);
+    command.env("TMPDIR", dir.join("tmp"));
     if is_root() {
         command.arg("--user=mysql");
     }
@@ -66,20 +69,22 @@ impl Server {
             .tempdir()
             .unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let data = dir.path().join("data");
-        std::fs::create_dir(&data).unwrap();
-        if is_root() {
-            let status = Command::new("chown").arg("mysql").arg(&data).status();
-            assert!(status.unwrap().success(), "chown mysql");
+        for name in ["data", "tmp"] {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            if is_root() {
+                let status = Command::new("chown").arg("mysql").arg(&path).status();
+                assert!(status.unwrap().success(), "chown mysql");
+            }
         }
-        let made = server_command("mariadb-install-db")
-            .arg(format!("--datadir={}", data.display()))
+        let made = server_command("mariadb-install-db", dir.path())
+            .arg(format!("--datadir={}", dir.path().join("data").display()))
             .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
             .output()
             .expect("mariadb-install-db must be installed (apt-get install mariadb-server)");
         assert!(made.status.success(), "{made:?}");
         let port = free_port();
-        let child = run_server(&data, port, options);
+        let child = run_server(dir.path(), port, options);
         let mut server = Server { child, port, dir };
         server.wait();
         server
@@ -103,7 +108,7 @@ impl Server {
     pub fn crash(&mut self, options: &[&str]) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = run_server(&self.dir.path().join("data"), self.port, options);
+        self.child = run_server(self.dir.path(), self.port, options);
         self.wait();
     }
 
@@ -256,8 +261,9 @@ impl Server {
     }
 }
 
-fn run_server(data: &Path, port: u16, options: &[&str]) -> Child {
-    server_command("mariadbd")
+fn run_server(dir: &Path, port: u16, options: &[&str]) -> Child {
+    let data = dir.join("data");
+    server_command("mariadbd", dir)
         .arg(format!("--datadir={}", data.display()))
         .arg(format!("--socket={}", data.join("s.sock").display()))
         .arg(format!("--log-error={}", data.join("error.log").display()))

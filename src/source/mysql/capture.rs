@@ -69,6 +69,8 @@ enum Consistency {
     AloneWithoutRight,
     /// There is only one, since the lock was not to be had.
     AloneWithoutLock,
+    /// There is only one, since the server gave no second.
+    AloneWithoutConnections,
 }
 
 /// What one attempt to begin gave.
@@ -108,32 +110,36 @@ impl Capture {
         })
     }
 
-    /// One attempt to begin; `None` when definitions changed meanwhile.
+    /// One attempt to begin; the session comes back where definitions changed meanwhile.
     async fn attempt(&self, mut control: Session) -> Result<Result<Begun, Session>, Error> {
         let before = self.definitions(&mut control).await?;
-        let mut readers = Vec::new();
-        let mut consistency = lock(&mut control).await?;
-        if consistency == Consistency::Locked {
-            let opened = self.open_readers(&mut readers).await;
-            if opened.is_err() {
-                // A server short of connections gives one, which we have.
-                readers.clear();
-                control.run("UNLOCK TABLES", "unlocking").await?;
-                consistency = Consistency::AloneWithoutLock;
-            }
-        }
-        start(&mut control).await?;
         let listed = structure::list(&mut control).await?;
+        // Connected before the lock is taken, so that it is held for a few answers only. A server
+        // short of connections gives fewer; one is enough.
+        let mut readers = self.open_readers().await;
+        let consistency = match readers.is_empty() {
+            true => Consistency::AloneWithoutConnections,
+            false => lock(&mut control).await?,
+        };
+        let mut started = start(&mut control).await;
         if consistency == Consistency::Locked {
+            for session in &mut readers {
+                started = started.and(start(session).await);
+            }
             control.run("UNLOCK TABLES", "unlocking").await?;
             unlock_instance(&mut control).await;
+        } else {
+            close_all(&mut readers).await;
         }
+        started?;
         let definitions = self.definitions(&mut control).await?;
         let again = structure::list(&mut control).await?;
+        // Reading a sequence locks its definition until here.
+        control
+            .run("ROLLBACK TO SAVEPOINT rowvault", "unlocking")
+            .await?;
         if definitions.without_counters() != before.without_counters() || !alike(&listed, &again) {
-            for session in readers {
-                session.close().await;
-            }
+            close_all(&mut readers).await;
             control.run("ROLLBACK", "starting again").await?;
             return Ok(Err(control));
         }
@@ -146,16 +152,18 @@ impl Capture {
         }))
     }
 
-    async fn open_readers(&self, readers: &mut Vec<Session>) -> Result<(), Error> {
+    async fn open_readers(&self) -> Vec<Session> {
+        let mut readers = Vec::new();
         for _ in 0..self.options.parallel.max(1) {
-            let mut session = self.connect().await?;
-            start(&mut session).await?;
-            session
-                .run("SET character_set_results = NULL", "its settings")
-                .await?;
-            readers.push(session);
+            let Ok(mut session) = self.connect().await else {
+                break;
+            };
+            let raw = "SET character_set_results = NULL";
+            if session.run(raw, "its settings").await.is_ok() {
+                readers.push(session);
+            }
         }
-        Ok(())
+        readers
     }
 
     async fn begin_snapshot(&mut self) -> Result<Structure, Error> {
@@ -194,8 +202,8 @@ impl Capture {
         let outside = self.sort_out(&mut tables, &mut warnings);
         warn_of(&definitions, &mut warnings);
         facts.insert("consistency".into(), consistency.fact().into());
-        if let Some(sentence) = consistency.warning() {
-            warnings.push(sentence.into());
+        if consistency != Consistency::Locked {
+            warnings.push(format!("read by {}", consistency.fact()));
         }
         facts.insert("tables_outside_snapshot".into(), outside.join(", "));
         facts.retain(|_, value| !value.is_empty());
@@ -264,22 +272,16 @@ impl Capture {
 }
 
 impl Consistency {
+    /// How it was, as a fact of the capture.
     fn fact(self) -> &'static str {
         match self {
             Consistency::Locked => "several connections under a global read lock",
-            Consistency::AloneWithoutRight => "one connection, the right RELOAD is missing",
-            Consistency::AloneWithoutLock => "one connection, the global read lock was held up",
-        }
-    }
-
-    fn warning(self) -> Option<&'static str> {
-        match self {
-            Consistency::Locked => None,
-            Consistency::AloneWithoutRight => {
-                Some("read by one connection, since the user lacks the right RELOAD")
-            }
+            Consistency::AloneWithoutRight => "one connection, since the right RELOAD is missing",
             Consistency::AloneWithoutLock => {
-                Some("read by one connection, since the global read lock was not to be had in 5 s")
+                "one connection, since the global read lock was held up"
+            }
+            Consistency::AloneWithoutConnections => {
+                "one connection, since the server gave no second"
             }
         }
     }
@@ -372,6 +374,12 @@ async fn unlock_instance(session: &mut Session) {
     }
 }
 
+async fn close_all(sessions: &mut Vec<Session>) {
+    for session in sessions.drain(..) {
+        session.close().await;
+    }
+}
+
 /// Starts the database snapshot of one session.
 async fn start(session: &mut Session) -> Result<(), Error> {
     let doing = "starting the snapshot";
@@ -380,7 +388,9 @@ async fn start(session: &mut Session) -> Result<(), Error> {
         .await?;
     session
         .run("START TRANSACTION WITH CONSISTENT SNAPSHOT", doing)
-        .await
+        .await?;
+    // Going back to here gives locks on definitions free, and keeps the snapshot.
+    session.run("SAVEPOINT rowvault", doing).await
 }
 
 async fn facts(session: &mut Session) -> Result<BTreeMap<String, String>, Error> {
@@ -427,13 +437,13 @@ impl Snapshot {
         sender: &PieceSender,
     ) -> Result<u64, Error> {
         let doing = format!("reading table {}", table.name);
-        session.run("SAVEPOINT rowvault", &doing).await?;
         let reading = Reading {
             database: &self.database,
             table,
             order,
             rows: sender,
             stands_still: !self.outside.contains(&table.name.name),
+            savepoint: true,
         };
         let read = rows::read(session, self.slicer.as_ref(), &reading).await?;
         // The lock on the table's definition is held from the first row on: what it is now, it

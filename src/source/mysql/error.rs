@@ -48,6 +48,14 @@ pub enum Error {
         /// The statements that give them.
         grants: String,
     },
+    /// The restoring user may not make programs that run as somebody else.
+    #[error("the user {user} may not make what runs as {definers}")]
+    Definers {
+        /// The user, as the server knows it.
+        user: String,
+        /// The definers, as `user@host`.
+        definers: String,
+    },
     /// A definition is not shown to this user.
     #[error("the definition of {object} may not be read")]
     Unseen {
@@ -201,7 +209,7 @@ impl Failure for Error {
                 Class::Transient
             }
             Error::Refused { code, .. } => class_of(*code),
-            Error::Rights { .. } | Error::Unseen { .. } => Class::Denied,
+            Error::Rights { .. } | Error::Definers { .. } | Error::Unseen { .. } => Class::Denied,
             Error::Unsupported { .. } | Error::RowTooLarge { .. } => Class::Invalid,
             Error::NotEmpty { .. } | Error::Flavour { .. } | Error::Left { .. } => Class::Conflict,
             Error::Count { .. } | Error::Rows { .. } => Class::Corrupt,
@@ -219,6 +227,9 @@ impl Failure for Error {
             Error::Lost { .. } => "look into the server's log, then run it again".into(),
             Error::Refused { code, .. } => return refused_hint(*code),
             Error::Rights { grants, .. } => format!("run as an administrator: {grants}"),
+            Error::Definers { .. } => {
+                "grant SUPER or SET USER, or restore with --skip-definer".into()
+            }
             Error::Unseen { object } => format!(
                 "grant SELECT on mysql.proc (MySQL 8: SHOW_ROUTINE), or see that {object} is the user's own"
             ),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::error::Error;
 use super::inspect;
 use super::quote;
+use super::rights;
 use super::session::{Server, Session, number, text};
 use super::structure::{Definitions, Kind};
 use crate::row::schema::Structure;
@@ -65,6 +66,7 @@ pub async fn check(
     {
         lacking.push("writing the history of system-versioned tables".into());
     }
+    lacking.extend(folded(session, definitions).await?);
     if !lacking.is_empty() {
         return Err(Error::Flavour {
             what: lacking.join("; "),
@@ -74,6 +76,21 @@ pub async fn check(
         return Ok(Vec::new());
     }
     definers(session, definitions).await
+}
+
+/// Tables whose names differ only in case, where the server does not tell them apart.
+async fn folded(session: &mut Session, definitions: &Definitions) -> Result<Vec<String>, Error> {
+    let sql = "SELECT @@lower_case_table_names";
+    let answer = session.one(sql, "reading the server's settings").await?;
+    if number(&answer, 0) == Some(0) {
+        return Ok(Vec::new());
+    }
+    let mut seen = BTreeSet::new();
+    let tables = definitions.tables.iter();
+    Ok(tables
+        .filter(|table| !seen.insert(table.name.to_lowercase()))
+        .map(|table| format!("telling table {} from another by case", table.name))
+        .collect())
 }
 
 /// What the server's family does not have.
@@ -135,6 +152,14 @@ fn charset_words(definitions: &Definitions) -> BTreeSet<String> {
 /// used until they are made.
 async fn definers(session: &mut Session, definitions: &Definitions) -> Result<Vec<String>, Error> {
     let doing = "looking at the definers";
+    let programs = definitions.programs.iter();
+    let mut all: Vec<String> = programs
+        .map(|program| program.definer.clone())
+        .filter(|definer| !definer.is_empty())
+        .collect();
+    all.sort();
+    all.dedup();
+    rights::check_definers(session, &all).await?;
     let mut warnings = Vec::new();
     let mut seen = BTreeSet::new();
     for program in &definitions.programs {

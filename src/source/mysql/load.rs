@@ -100,35 +100,49 @@ impl Loader<'_> {
         while let Some((piece, start)) = self.next().await {
             let large = matches!(piece, Piece::Slice { .. });
             self.waiting = Some((piece, start));
-            let (write, read) = mpsc::channel::<Bytes>(WRITES_WAITING_MAX);
-            let sql = if large {
-                self.load_large_sql()
-            } else {
-                self.load_sql()
-            };
-            let doing = self.doing();
-            let conn = session.conn();
-            conn.set_infile_handler(async move { Ok(stream(read)) });
-            let query = async {
-                let answer = conn.query_iter(sql).await;
-                let answer = answer.map_err(|error| Error::driver(error, doing.clone()))?;
-                let taken = answer.affected_rows();
-                let end = answer.drop_result().await;
-                end.map_err(|error| Error::driver(error, doing.clone()))?;
-                Ok::<u64, Error>(taken)
-            };
-            let feed = async {
-                if large {
-                    self.feed_large(write).await
-                } else {
-                    self.feed(write).await
-                }
-            };
-            let (taken, fed) = tokio::join!(query, feed);
-            self.taken += taken?;
-            fed?;
+            self.taken += self.one_statement(session, large).await?;
         }
         Ok(())
+    }
+
+    /// Runs one `LOAD DATA` and feeds it until it has all that one statement can take.
+    async fn one_statement(&mut self, session: &mut Session, large: bool) -> Result<u64, Error> {
+        let (write, read) = mpsc::channel::<Bytes>(WRITES_WAITING_MAX);
+        let sql = match large {
+            true => self.load_large_sql(),
+            false => self.load_sql(),
+        };
+        let doing = self.doing();
+        let failed = |error| Error::driver(error, doing.clone());
+        let conn = session.conn();
+        conn.set_infile_handler(async move { Ok(stream(read)) });
+        let query = async {
+            let answer = conn.query_iter(sql).await.map_err(failed)?;
+            let taken = answer.affected_rows();
+            answer.drop_result().await.map_err(failed)?;
+            Ok::<u64, Error>(taken)
+        };
+        let feed = async {
+            match large {
+                true => self.feed_large(write).await,
+                false => self.feed(write).await,
+            }
+        };
+        tokio::pin!(query, feed);
+        let mut fed = None;
+        let taken = loop {
+            tokio::select! {
+                taken = &mut query => break taken?,
+                end = &mut feed, if fed.is_none() => fed = Some(end),
+            }
+        };
+        // A statement that failed may never have asked for what the feed still holds; one that
+        // succeeded has seen its end.
+        match fed {
+            Some(end) => end?,
+            None => feed.await?,
+        }
+        Ok(taken)
     }
 
     fn load_head(&self) -> String {

@@ -143,21 +143,49 @@ fn missing(rights: &Rights, database: &str, user: &str) -> Option<(String, Strin
     (!names.is_empty()).then(|| (names.join(", "), grants.join("; ")))
 }
 
+async fn of(session: &mut Session) -> Result<(String, Rights), Error> {
+    let user = session
+        .one("SELECT CURRENT_USER()", "asking who we are")
+        .await?;
+    let rows = session.ask("SHOW GRANTS", "reading our rights").await?;
+    let grants = rows.iter().filter_map(|row| parse(&text(row, 0)));
+    Ok((text(&user, 0), Rights(grants.collect())))
+}
+
+/// Checks that the session's user may make programs that run as each of `definers`.
+///
+/// # Errors
+/// [`Error::Definers`], naming those it may not; [`Error`] of the server.
+pub async fn check_definers(session: &mut Session, definers: &[String]) -> Result<(), Error> {
+    let (user, rights) = of(session).await?;
+    let any = ["SUPER", "SET USER", "SET_USER_ID", "SET_ANY_DEFINER"];
+    if any.iter().any(|right| rights.everywhere(right)) {
+        return Ok(());
+    }
+    let others: Vec<&str> = definers
+        .iter()
+        .map(String::as_str)
+        .filter(|definer| *definer != user)
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Definers {
+        user,
+        definers: others.join(", "),
+    })
+}
+
 /// Checks that nothing of `database` is hidden from the session's user.
 ///
 /// # Errors
 /// [`Error::Rights`], naming each right; [`Error`] of the server.
 pub async fn check(session: &mut Session, database: &str) -> Result<(), Error> {
-    let user = session
-        .one("SELECT CURRENT_USER()", "asking who we are")
-        .await?;
-    let user = text(&user, 0);
+    let (user, rights) = of(session).await?;
     let account = match user.rsplit_once('@') {
         Some((name, host)) => format!("{}@{}", quote::identifier(name), quote::identifier(host)),
         None => quote::identifier(&user),
     };
-    let rows = session.ask("SHOW GRANTS", "reading our rights").await?;
-    let rights = Rights(rows.iter().filter_map(|row| parse(&text(row, 0))).collect());
     match missing(&rights, database, &account) {
         None => Ok(()),
         Some((missing, grants)) => Err(Error::Rights {

@@ -33,6 +33,8 @@ pub struct Reading<'a> {
     pub rows: &'a PieceSender,
     /// Whether all sessions see one database snapshot of this table; else counts may differ.
     pub stands_still: bool,
+    /// Whether the second session has a savepoint, by which it gives back its locks.
+    pub savepoint: bool,
 }
 
 /// Which rows of a table a statement is about.
@@ -245,6 +247,10 @@ impl<'a> Reader<'a> {
                     let condition = self.key_condition(&row, "=")?;
                     let mut slicer = slicer.lock().await;
                     self.slices(&mut slicer, &row, &condition).await?;
+                    if self.reading.savepoint {
+                        let give_back = "ROLLBACK TO SAVEPOINT rowvault";
+                        slicer.run(give_back, "reading a large cell").await?;
+                    }
                     self.push(&row, stretch.cut_large)?;
                 }
                 _ => self.push(&row, stretch.cut_large)?,

@@ -387,6 +387,12 @@ async fn view(session: &mut Session, name: &str) -> Result<Program, Error> {
         database_collation: None,
     };
     let mut program = shown(session, Kind::View, name, &shape).await?;
+    let definer = format!(
+        "SELECT definer FROM information_schema.views \
+         WHERE table_schema = DATABASE() AND table_name = {}",
+        quote::text(name)
+    );
+    program.definer = text(&session.one(&definer, "reading a definer").await?, 0);
     let fields = format!("SHOW FIELDS FROM {}", quote::identifier(name));
     match session.run(&fields, "opening a view").await {
         Ok(()) => {}

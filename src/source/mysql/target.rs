@@ -534,6 +534,7 @@ impl Target for Restore {
             order: Order::Key,
             rows: &rows,
             stands_still: true,
+            savepoint: false,
         };
         let read = rows::read(&mut session, Some(&making.control), &reading).await?;
         making.idle().push(session);
