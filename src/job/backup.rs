@@ -44,6 +44,17 @@ pub struct Request {
     pub lasting: Duration,
 }
 
+impl Request {
+    /// A snapshot of `name`, without tags.
+    pub fn new(name: SourceName) -> Request {
+        Request {
+            name,
+            tags: Vec::new(),
+            lasting: LASTING,
+        }
+    }
+}
+
 /// A snapshot that was taken.
 #[derive(Clone, Debug)]
 pub struct Outcome {

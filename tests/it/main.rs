@@ -4,6 +4,7 @@
 //! ends them by the process id that it started. Long proofs are `#[ignore]`d tests whose names
 //! begin with `long_`; `tests/long.sh` runs them by name.
 
+mod demo;
 mod golden_keys;
 mod house;
 mod postgres_pipe;
