@@ -234,7 +234,7 @@ impl Story<'_> {
             return Err(AnyFailure::new(Class::Corrupt, what, None));
         }
         let detail = format!(
-            "{} chunks in {} packs: {} read, opened and hashed in {}; nothing wrong.",
+            "{} chunks in {} packs, {}: opened, hashed in {}; nothing wrong.",
             thousands(found.chunks),
             found.packs,
             size(found.bytes_read),
