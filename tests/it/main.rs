@@ -7,6 +7,15 @@
 mod demo;
 mod golden_keys;
 mod house;
+mod moto;
+mod mysql_driver;
+mod mysql_faults;
+mod mysql_large;
+mod mysql_rights;
+mod mysql_roundtrip;
+mod mysql_samples;
+mod mysql_server;
+mod postgres_faults;
 mod postgres_pipe;
 mod postgres_round_trip;
 mod postgres_server;
@@ -18,6 +27,12 @@ mod sqlite_round_trip;
 mod sqlite_samples;
 mod sqlite_source;
 mod sqlite_target;
+mod store;
+mod store_directory;
+mod store_faults;
+mod store_s3;
+mod store_tls;
+mod whole_line;
 
 /// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.
 /// Calling it again changes nothing.
@@ -26,17 +41,3 @@ pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-mod moto;
-mod mysql_driver;
-mod mysql_faults;
-mod mysql_large;
-mod mysql_rights;
-mod mysql_roundtrip;
-mod mysql_samples;
-mod mysql_server;
-mod store;
-mod store_directory;
-mod store_faults;
-mod store_s3;
-mod store_tls;
-mod whole_line;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore};
@@ -25,8 +26,16 @@ use crate::source::{Order, PieceSender, Source};
 
 /// The oldest server that is read.
 pub const MAJOR_MIN: u32 = 14;
-/// How often the list of tables may change under us before we give up.
-const ATTEMPTS_MAX: usize = 20;
+/// How often tables may change, or their locks be wanted by others, before we give up.
+const ATTEMPTS_MAX: u32 = 20;
+/// The pause before another attempt, times the attempts made.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Up to so many tables each connection locks all of them at once; with more, the server's
+/// lock table might not hold it, and each table is locked when it is read.
+const TABLES_LOCKED_BY_ALL: usize = 1000;
+/// How long a lock is waited for while we hold it elsewhere already: what stands in the way is
+/// then somebody who waits for us.
+const SHORT_WAIT_MS: u32 = 500;
 /// How many tables one LOCK names.
 const TABLES_A_LOCK: usize = 500;
 
@@ -74,32 +83,33 @@ const IDENTITY: &str = "SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_current_s
  pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(), \
  pg_catalog.pg_is_in_recovery())";
 
+/// Numbers and names of the tables that are locked.
+type Locked = Vec<(String, TableName)>;
+
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 #[async_trait]
 impl Source for Capture {
     async fn begin(&mut self) -> Result<Structure, AnyFailure> {
         self.begun = None;
-        let mut main = Client::connect(&self.server).await?;
-        let outcome = self.start(&mut main).await;
-        match outcome {
-            Ok((structure, snapshot, identity, encoding)) => {
-                self.begun = Some(Begun {
-                    main: Mutex::new(main),
-                    snapshot,
-                    identity,
-                    encoding,
-                    idle: SyncMutex::default(),
-                    slots: Semaphore::new(self.parallel()),
-                    strays: Arc::default(),
-                });
-                Ok(structure)
-            }
-            Err(error) => {
-                main.close_hard().await;
-                Err(error.into())
+        let mut client = Client::connect(&self.server).await?;
+        let major = major_version(&mut client).await;
+        client.close().await;
+        let major = major?;
+        for attempt in 1.. {
+            match self.attempt(major).await {
+                Ok((structure, begun)) => {
+                    self.begun = Some(begun);
+                    return Ok(structure);
+                }
+                // All locks are given back first, so that whoever waits for us goes on.
+                Err(error) if attempt < ATTEMPTS_MAX && contested(&error) => {
+                    tokio::time::sleep(PAUSE * attempt).await;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
+        Err(not_begun().into())
     }
 
     async fn read(&self, table: &Table, order: Order, out: PieceSender) -> Result<u64, AnyFailure> {
@@ -169,22 +179,30 @@ impl Begun {
             return Ok(client);
         }
         let mut client = Client::connect(server).await?;
+        client.run(BEGIN, "joining the snapshot").await?;
+        self.join(&mut client).await?;
+        Ok(client)
+    }
+
+    /// Makes `client`, whose transaction has begun, stand in the snapshot.
+    async fn join(&self, client: &mut Client) -> Result<(), Error> {
+        let doing = "joining the snapshot";
         let join = format!(
-            "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
+            "SET TRANSACTION SNAPSHOT {}",
             quote::literal(&self.snapshot)
         );
-        client.run(&join, "joining the snapshot").await?;
-        let identity = client.value(IDENTITY, "joining the snapshot").await?;
-        if identity != self.identity {
-            return Err(Error::SnapshotLost {
+        client.run(&join, doing).await?;
+        let identity = client.value(IDENTITY, doing).await?;
+        match identity == self.identity {
+            true => Ok(()),
+            false => Err(Error::SnapshotLost {
                 database: client.database().to_owned(),
                 what: format!(
                     "another connection reached {identity:?} instead of {:?}",
                     self.identity
                 ),
-            });
+            }),
         }
-        Ok(client)
     }
 
     async fn cancel_strays(&self) -> Result<(), Error> {
@@ -240,21 +258,54 @@ impl Drop for Stray {
 }
 
 impl Capture {
-    /// Locks, takes the snapshot and reads the structure; gives the snapshot's name, its
-    /// identity and the encoding too.
-    async fn start(&self, main: &mut Client) -> Result<(Structure, String, String, String), Error> {
-        let major = major_version(main).await?;
-        let snapshot = self.lock_and_snapshot(main).await?;
+    /// Locks, takes the snapshot and reads the structure.
+    async fn attempt(&self, major: u32) -> Result<(Structure, Begun), Error> {
+        let mut main = Client::connect(&self.server).await?;
+        let mut workers = Vec::new();
+        for _ in 0..self.parallel() {
+            workers.push(Client::connect(&self.server).await?);
+        }
+        let locked = self.wanted(&mut main).await?;
+        self.lock_all(&mut main, &mut workers, &locked).await?;
+        let export = "SELECT pg_catalog.pg_export_snapshot()";
+        let snapshot = main.value(export, "exporting the snapshot").await?;
+        if self.wanted(&mut main).await? != locked {
+            return Err(Error::Contested {
+                database: main.database().to_owned(),
+            });
+        }
         let identity = main.value(IDENTITY, "taking the snapshot").await?;
+        let encoding = "SELECT pg_catalog.current_setting('server_encoding')";
+        let encoding = main.value(encoding, "taking the snapshot").await?;
+        let begun = Begun {
+            main: Mutex::new(main),
+            snapshot,
+            identity,
+            encoding,
+            idle: SyncMutex::default(),
+            slots: Semaphore::new(self.parallel()),
+            strays: Arc::default(),
+        };
+        for mut client in workers {
+            begun.join(&mut client).await?;
+            begun.idle().push(client);
+        }
+        let structure = self.structure(major, &begun).await?;
+        Ok((structure, begun))
+    }
+
+    async fn structure(&self, major: u32, begun: &Begun) -> Result<Structure, Error> {
+        let mut guard = begun.main.lock().await;
+        let main = &mut *guard;
         let found = catalog::tables(main).await?;
-        let mut state = state::read(main, &self.options).await?;
         let mut facts = facts(main).await?;
         let kept = dependents(main).await?;
         let mut warnings = Vec::new();
         let (mut tables, excluded) = self.choose(found, &kept, &facts, &mut warnings)?;
         let archive = self
-            .dump(major, &snapshot, &excluded, &mut facts, &mut warnings)
+            .dump(major, &begun.snapshot, &excluded, &mut facts, &mut warnings)
             .await?;
+        let mut state = state::read(main, &self.options).await?;
         let left_out = tables
             .iter()
             .filter(|t| t.facts.contains_key(ROWS_LEFT_OUT));
@@ -268,58 +319,55 @@ impl Capture {
             let names: Vec<String> = excluded.iter().map(TableName::to_string).collect();
             facts.insert("excluded_tables".into(), names.join(", "));
         }
-        let encoding = state.database.encoding.clone();
-        let parts = vec![
-            StructurePart {
-                name: ARCHIVE.into(),
-                bytes: archive,
-            },
-            state.to_part(),
-        ];
-        let structure = Structure {
+        let archive = StructurePart {
+            name: ARCHIVE.into(),
+            bytes: archive,
+        };
+        Ok(Structure {
             engine: Engine::Postgres,
             tables,
-            parts,
+            parts: vec![archive, state.to_part()],
             facts,
             warnings,
-        };
-        Ok((structure, snapshot, identity, encoding))
+        })
     }
 
-    /// Locks every table, then takes the snapshot: a TRUNCATE or a rewrite between the two would
-    /// leave a table empty in it. Begins again where tables came or went meanwhile.
-    async fn lock_and_snapshot(&self, main: &mut Client) -> Result<String, Error> {
-        for _ in 0..ATTEMPTS_MAX {
-            let before = self.wanted(main).await?;
-            main.run(BEGIN, "beginning the snapshot").await?;
-            match lock(main, &before).await {
-                Ok(()) => {}
-                // A table, a schema or a right went away since the list was made.
-                Err(error) if matches!(error.code(), "42P01" | "3F000" | "42809") => {
-                    main.run("ROLLBACK", "beginning the snapshot").await?;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            let export = "SELECT pg_catalog.pg_export_snapshot()";
-            let snapshot = main.value(export, "exporting the snapshot").await?;
-            if self.wanted(main).await? == before {
-                return Ok(snapshot);
-            }
-            main.run("ROLLBACK", "beginning the snapshot").await?;
+    /// Begins the transactions and locks every table in them, before any has a snapshot: a
+    /// TRUNCATE or a rewrite after the snapshot and before the lock would leave a table empty.
+    /// Every connection locks, since somebody who waits for a strong lock lets no later reader
+    /// pass.
+    async fn lock_all(
+        &self,
+        main: &mut Client,
+        workers: &mut [Client],
+        tables: &[(String, TableName)],
+    ) -> Result<(), Error> {
+        for client in std::iter::once(&mut *main).chain(&mut *workers) {
+            client.run(BEGIN, "beginning the snapshot").await?;
         }
-        Err(Error::stated(
-            Class::Busy,
-            format!(
-                "the tables of database {} changed each of {ATTEMPTS_MAX} times that they were listed",
-                main.database()
-            ),
-            "try again when nothing makes or drops tables",
-        ))
+        match lock(main, tables, LOCK_WAIT_MS).await {
+            Err(error) if error.code() == "55P03" => {
+                return Err(Error::stated(
+                    Class::Busy,
+                    format!(
+                        "a table has been locked by others for {} s",
+                        LOCK_WAIT_MS / 1000
+                    ),
+                    "another session holds a strong lock; try again when it has ended",
+                ));
+            }
+            other => other?,
+        }
+        if tables.len() <= TABLES_LOCKED_BY_ALL {
+            for client in workers {
+                lock(client, tables, SHORT_WAIT_MS).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The tables to lock; an error where one of them may not be read.
-    async fn wanted(&self, main: &mut Client) -> Result<Vec<(String, TableName)>, Error> {
+    async fn wanted(&self, main: &mut Client) -> Result<Locked, Error> {
         let listed = catalog::lockable(main).await?;
         let wanted = listed
             .into_iter()
@@ -403,7 +451,7 @@ impl Capture {
             "--compress=0".into(),
             "--no-password".into(),
             format!("--snapshot={snapshot}"),
-            format!("--lock-wait-timeout={LOCK_WAIT_MS}"),
+            format!("--lock-wait-timeout={SHORT_WAIT_MS}"),
         ];
         for table in excluded {
             arguments.push(format!("--exclude-table={}", quote::table(table)));
@@ -430,14 +478,35 @@ async fn major_version(client: &mut Client) -> Result<u32, Error> {
     Ok(major)
 }
 
-async fn lock(main: &mut Client, tables: &[(String, TableName)]) -> Result<(), Error> {
+/// Whether another attempt may go better: tables came, went or changed, or somebody waits for a
+/// lock that we hold while we wait behind him.
+fn contested(error: &Error) -> bool {
+    let codes = ["42P01", "3F000", "42809", "40P01", "55P03"];
+    matches!(error, Error::Contested { .. })
+        || codes.contains(&error.code())
+        || matches!(
+            error,
+            Error::Tool {
+                class: Class::Busy,
+                ..
+            }
+        )
+}
+
+async fn lock(
+    client: &mut Client,
+    tables: &[(String, TableName)],
+    wait_ms: u32,
+) -> Result<(), Error> {
+    let wait = format!("SET lock_timeout = {wait_ms}");
+    client.run(&wait, "locking the tables").await?;
     for group in tables.chunks(TABLES_A_LOCK) {
         let names: Vec<String> = group
             .iter()
             .map(|(_, name)| format!("ONLY {}", quote::table(name)))
             .collect();
         let sql = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-        main.run(&sql, "locking the tables").await?;
+        client.run(&sql, "locking the tables").await?;
     }
     Ok(())
 }

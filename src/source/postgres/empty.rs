@@ -28,6 +28,7 @@ UNION ALL SELECT 'type', n.nspname || '.' || t.typname FROM pg_catalog.pg_type t
  JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname !~ '^pg_' \
  AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM own \
  WHERE own.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND own.objid = t.oid) \
+ AND t.typtype IN ('d', 'e', 'r') \
 UNION ALL SELECT 'extension', extname::text FROM pg_catalog.pg_extension \
  WHERE extname <> 'plpgsql' \
 UNION ALL SELECT 'large object', oid::text FROM pg_catalog.pg_largeobject_metadata \

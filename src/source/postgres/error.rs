@@ -80,6 +80,12 @@ pub enum Error {
         /// How it showed.
         what: String,
     },
+    /// Tables came, went or changed while they were listed and locked.
+    #[error("the tables of database {database} changed each time that they were listed")]
+    Contested {
+        /// The database.
+        database: String,
+    },
     /// The receiver of rows has gone away.
     #[error("reading {table} was stopped")]
     Stopped {
@@ -196,6 +202,7 @@ impl Failure for Error {
             Error::Server { code, .. } => class_of_code(code),
             Error::Protocol { .. } => Class::Bug,
             Error::Stated { class, .. } | Error::Tool { class, .. } => *class,
+            Error::Contested { .. } => Class::Busy,
             Error::Stopped { .. } => Class::Transient,
         }
     }
@@ -207,6 +214,7 @@ impl Failure for Error {
             }
             Error::Server { code, .. } => hint_of_code(code).map(str::to_owned),
             Error::SnapshotLost { .. } => Some("run the backup again".into()),
+            Error::Contested { .. } => Some("try again when nothing makes or drops tables".into()),
             Error::Stated { hint, .. } | Error::Tool { hint, .. } => hint.clone(),
             Error::Protocol { .. } | Error::Stopped { .. } => None,
         }

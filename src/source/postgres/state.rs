@@ -7,7 +7,9 @@ use super::catalog::texts;
 use super::client::Client;
 use super::error::Error;
 use super::quote;
-use super::structure::{Database, Grant, LargeObject, RoleUse, Sequence, State};
+use super::structure::{
+    Database, Grant, LARGE_OBJECTS as PAGES, LargeObject, RoleUse, Sequence, State,
+};
 use crate::failure::Class;
 use crate::row::schema::TableName;
 use crate::source::address::SourceOptions;
@@ -126,7 +128,7 @@ pub async fn read(client: &mut Client, options: &SourceOptions) -> Result<State,
         roles: roles.collect(),
         tablespaces,
         sequences: sequences(client, options).await?,
-        large_objects: large_objects(client).await?,
+        large_objects: large_objects(client, options).await?,
         filled_views,
         unchecked_keys: Vec::new(),
     })
@@ -245,7 +247,17 @@ pub fn unreadable(kind: &str, names: &[String]) -> Error {
     )
 }
 
-async fn large_objects(client: &mut Client) -> Result<Vec<LargeObject>, Error> {
+async fn large_objects(
+    client: &mut Client,
+    options: &SourceOptions,
+) -> Result<Vec<LargeObject>, Error> {
+    let pages = TableName {
+        schema: Some(PAGES.0.to_owned()),
+        name: PAGES.1.to_owned(),
+    };
+    if options.excludes(&pages) {
+        return Ok(Vec::new());
+    }
     let doing = "reading the large objects";
     let mut found = Vec::new();
     for row in client.rows(LARGE_OBJECTS, doing).await? {

@@ -357,7 +357,12 @@ fn complaint(name: &str, complaints: &str, status: std::process::ExitStatus) -> 
         "authentication failed",
     ]) {
         Class::Denied
-    } else if says(&["lock timeout"]) {
+    } else if says(&[
+        "lock timeout",
+        "cache lookup failed",
+        "could not open relation",
+        "deadlock detected",
+    ]) {
         Class::Busy
     } else if says(&[
         "server closed the connection",
