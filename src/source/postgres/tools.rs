@@ -359,6 +359,8 @@ fn complaint(name: &str, complaints: &str, status: std::process::ExitStatus) -> 
         Class::Denied
     } else if says(&[
         "lock timeout",
+        // What --lock-wait-timeout of pg_dump ends in.
+        "statement timeout",
         "cache lookup failed",
         "could not open relation",
         "deadlock detected",
