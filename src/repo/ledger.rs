@@ -287,16 +287,14 @@ pub async fn read(
 }
 
 fn check_links(linked: &[Linked], start: u64, name: &str) -> Result<(), Error> {
-    let mut expected = start;
     let mut before: Option<ObjectId> = None;
-    for link in linked {
+    for (expected, link) in (start..).zip(linked) {
         let number = link.entry.number;
         let source_name = name.to_owned();
         if number > expected {
-            let number = expected;
             return Err(Error::Gap {
                 source_name,
-                number,
+                number: expected,
             });
         }
         let follows = before.is_none_or(|hash| link.entry.previous == Some(hash));
@@ -307,7 +305,6 @@ fn check_links(linked: &[Linked], start: u64, name: &str) -> Result<(), Error> {
             });
         }
         before = Some(link.hash);
-        expected += 1;
     }
     Ok(())
 }

@@ -119,6 +119,8 @@ struct Progress {
     written: Written,
 }
 
+type Uploader = JoinHandle<Result<Vec<IndexedPack>, store::Error>>;
+
 /// Takes chunks and stores them.
 pub struct Writer {
     vault: Arc<Vault>,
@@ -129,7 +131,7 @@ pub struct Writer {
     progress: Mutex<Progress>,
     packs: mpsc::Sender<(Vec<u8>, Footer)>,
     room: Arc<Semaphore>,
-    uploader: Mutex<Option<JoinHandle<Result<Vec<IndexedPack>, store::Error>>>>,
+    uploader: Mutex<Option<Uploader>>,
 }
 
 impl Writer {
