@@ -162,7 +162,7 @@ async fn finish(store: &Store, request: &Request) -> Result<Option<Outcome>, key
     }
     let standing = match keys::read_repository(store).await {
         Ok(repository) => repository.id,
-        Err(keys::Error::NoRepository { .. } | keys::Error::Unfinished { .. }) => return Ok(None),
+        Err(error) if error.is_unfinished() => return Ok(None),
         Err(error) => return Err(error),
     };
     let ours = |found: Option<(Staged, RepositoryId)>| {

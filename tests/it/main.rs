@@ -16,6 +16,8 @@ mod mysql_roundtrip;
 mod mysql_samples;
 mod mysql_server;
 mod postgres_faults;
+mod init;
+mod keys;
 mod postgres_pipe;
 mod postgres_reach;
 mod postgres_round_trip;

@@ -23,7 +23,7 @@ use crate::id::{RepositoryId, SlotId};
 use crate::random::{Random, draw};
 use crate::repo::keys::slot::{Keeping, Making};
 use crate::repo::vault::{Access, Vault};
-use crate::store::{Created, Listing, ObjectPath, Prefix, Store};
+use crate::store::{Created, Listing, ObjectPath, Prefix, Replaced, Store, Versioned};
 
 /// A repository that is not there yet: its identity, its root, and the slots that will open it.
 pub struct Draft {
@@ -121,8 +121,8 @@ impl Draft {
     }
 }
 
-/// Refuses a place where anything stands that a new repository would mix with. Key slots without
-/// a repository are what an `init` that was cut short leaves, and are let pass.
+/// Refuses a place where anything stands that a new repository would mix with. What an `init` that
+/// was cut short leaves is let pass: key slots without a repository, the torn start of one.
 ///
 /// # Errors
 /// Conflict: [`Error::Taken`] by a repository, [`Error::NotEmpty`] by anything else.
@@ -130,22 +130,28 @@ pub async fn check_vacant(store: &Store) -> Result<(), Error> {
     find_leftovers(store).await.map(drop)
 }
 
-/// The slots of an `init` that was cut short, where nothing else stands.
-async fn find_leftovers(store: &Store) -> Result<Vec<ObjectPath>, Error> {
-    check_not_taken(store).await?;
+/// What an `init` that was cut short left.
+struct Leftovers {
+    slots: Vec<ObjectPath>,
+    torn: Option<Versioned>,
+}
+
+async fn find_leftovers(store: &Store) -> Result<Leftovers, Error> {
+    let torn = find_torn(store).await?;
     let Listing { objects, foreign } = store.list(Prefix::All).await?;
     let mut others: Vec<String> = foreign;
-    let mut leftovers = Vec::new();
+    let mut slots = Vec::new();
     for one in objects {
         match one.path {
-            ObjectPath::Key(_) => leftovers.push(one.path),
+            ObjectPath::Key(_) => slots.push(one.path),
+            ObjectPath::Repository if torn.is_some() => {}
             // What a probe that was cut short leaves; the next probe takes it away.
             ObjectPath::Probe(..) => {}
             path => others.push(path.to_path()),
         }
     }
     match others.as_slice() {
-        [] => Ok(leftovers),
+        [] => Ok(Leftovers { slots, torn }),
         [first, more @ ..] => Err(Error::NotEmpty {
             url: store.url().to_owned(),
             found: match more.len() {
@@ -156,11 +162,16 @@ async fn find_leftovers(store: &Store) -> Result<Vec<ObjectPath>, Error> {
     }
 }
 
-async fn check_not_taken(store: &Store) -> Result<(), Error> {
-    match store.get(&ObjectPath::Repository).await {
-        Ok(bytes) => Err(taken(store, &bytes)),
-        Err(error) if error.is_missing() => Ok(()),
-        Err(error) => Err(error.into()),
+/// The start of a `repository` object whose writing was cut short; none where there is no object.
+async fn find_torn(store: &Store) -> Result<Option<Versioned>, Error> {
+    let found = match store.get_versioned(&ObjectPath::Repository).await {
+        Ok(found) => found,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match taken(store, &found.bytes) {
+        error if error.is_unfinished() => Ok(Some(found)),
+        error => Err(error),
     }
 }
 
@@ -196,20 +207,14 @@ pub async fn create(
     for made in &draft.slots {
         slot::put(store, made).await?;
     }
-    // The owner's signature is what nobody else writes.
-    let token = object.slice(object.len() - SIGNATURE_BYTES..);
-    let created = store
-        .create(&ObjectPath::Repository, object, &token)
-        .await?;
-    if let Created::Anothers(found) = created {
-        let error = taken(store, &found);
+    if let Some(error) = publish(store, object, leftovers.torn).await? {
         // The winner's repository stands; our slots open nothing. That they stay harms nobody.
         for made in &draft.slots {
             let _ = store.delete(&ObjectPath::Key(made.slot.to_string())).await;
         }
         return Err(error);
     }
-    for leftover in &leftovers {
+    for leftover in &leftovers.slots {
         // It opens nothing here: that one stays behind is no reason to call the making failed.
         let _ = store.delete(leftover).await;
     }
@@ -217,4 +222,29 @@ pub async fn create(
     let keyring = writer::of_owner_alone(access.owner, draft.created);
     let vault = opening.vault(access, draft.repository, chunk_target_bytes);
     Ok((vault, keyring))
+}
+
+/// Makes `object` the object `repository`, or says who was faster.
+async fn publish(
+    store: &Store,
+    object: Bytes,
+    torn: Option<Versioned>,
+) -> Result<Option<Error>, Error> {
+    let path = ObjectPath::Repository;
+    let Some(torn) = torn else {
+        // The owner's signature is what nobody else writes.
+        let token = object.slice(object.len() - SIGNATURE_BYTES..);
+        let created = store.create(&path, object, &token).await?;
+        return Ok(match created {
+            Created::Ours => None,
+            Created::Anothers(found) => Some(taken(store, &found)),
+        });
+    };
+    Ok(match store.replace(&path, object, &torn.version).await? {
+        Replaced::Ours(_) => None,
+        Replaced::Anothers(found) => {
+            let found = found.map(|found| found.bytes).unwrap_or_default();
+            Some(taken(store, &found))
+        }
+    })
 }

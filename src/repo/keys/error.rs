@@ -292,13 +292,13 @@ impl Failure for Error {
             Error::Unfinished { .. }
             | Error::AnothersRepository { .. }
             | Error::StrangeSlots { .. }
+            | Error::WriterOfAnotherOwner { .. }
             | Error::ManySlots { .. }
             | Error::SlotLost { .. }
             | Error::KeyringBroken { .. }
             | Error::KeyringRolledBack { .. }
             | Error::KeyringMemory { .. } => Class::Corrupt,
             Error::KeyFileElsewhere { .. }
-            | Error::WriterOfAnotherOwner { .. }
             | Error::WrongPassphrase { .. }
             | Error::NoSlotOfKind { .. }
             | Error::NoSlot { .. }
@@ -329,7 +329,8 @@ impl Failure for Error {
             Error::Crypto(error) => return error.hint(),
             Error::Text(error) => return error.hint(),
             Error::Recipient(error) => return error.hint(),
-            Error::Repository { source, .. } | Error::Slot { source, .. } => return source.hint(),
+            Error::Repository { source, .. } if !self.is_unfinished() => return source.hint(),
+            Error::Slot { source, .. } => return source.hint(),
             Error::KeyringRolledBack { path, .. } | Error::KeyringMemory { path } => {
                 return Some(format!(
                     "ask the owner what happened; removing {} trusts the repository as it is now",
@@ -346,17 +347,32 @@ impl Failure for Error {
 }
 
 impl Error {
+    /// Whether no repository stands there, or only the torn start of one.
+    pub fn is_unfinished(&self) -> bool {
+        matches!(
+            self,
+            Error::NoRepository { .. }
+                | Error::Unfinished { .. }
+                | Error::Repository {
+                    source: object::Error::Short { .. },
+                    ..
+                }
+        )
+    }
+
     /// The hint of what needs no names filled in.
     fn plain_hint(&self) -> Option<&'static str> {
         Some(match self {
             Error::NoRepository { .. } => "check --repo, or make one there with 'rowvault init'",
-            Error::Unfinished { .. } => {
+            Error::Unfinished { .. } | Error::Repository { .. } => {
                 "if 'rowvault init' was cut short, run it again; else bring the object back"
             }
-            Error::AnothersRepository { .. } | Error::StrangeSlots { .. } => {
+            Error::AnothersRepository { .. }
+            | Error::StrangeSlots { .. }
+            | Error::WriterOfAnotherOwner { .. } => {
                 "find out who changed the storage before anything is written to it"
             }
-            Error::KeyFileElsewhere { .. } | Error::WriterOfAnotherOwner { .. } => {
+            Error::KeyFileElsewhere { .. } => {
                 "check --repo and --key-file: they do not belong together"
             }
             Error::Epoch { .. } => "use a newer rowvault for this repository",
