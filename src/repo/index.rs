@@ -108,10 +108,9 @@ impl Index {
             index.objects.push(*id);
             index.marks.extend(body.marks.iter().cloned());
             for pack in &body.packs {
-                index.add(pack, *signer).map_err(|source| Error::Body {
-                    path: ObjectPath::Index(*id),
-                    source,
-                })?;
+                index
+                    .add(pack, *signer)
+                    .map_err(|source| Error::body(&ObjectPath::Index(*id), source))?;
             }
         }
         index.sort();

@@ -136,11 +136,8 @@ pub async fn list(vault: &Vault) -> Result<Vec<Body>, Error> {
         let path = listed.path;
         let (_, body) = vault
             .open(Kind::Intent, &place(id), &bytes)
-            .map_err(|source| vault::Error::Object {
-                path: path.clone(),
-                source,
-            })?;
-        intents.push(Body::read(&body).map_err(|source| vault::Error::Body { path, source })?);
+            .map_err(|source| vault::Error::object(&path, source))?;
+        intents.push(Body::read(&body).map_err(|source| vault::Error::body(&path, source))?);
     }
     Ok(intents)
 }

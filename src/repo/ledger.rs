@@ -341,11 +341,8 @@ fn link(
     let Context { vault, keyring, .. } = context;
     let (signer, body) = vault
         .open(Kind::Ledger, &place(&source, number), bytes)
-        .map_err(|source| vault::Error::Object {
-            path: path.clone(),
-            source,
-        })?;
-    let entry = Entry::read(&body).map_err(|source| vault::Error::Body { path, source })?;
+        .map_err(|source| vault::Error::object(&path, source))?;
+    let entry = Entry::read(&body).map_err(|source| vault::Error::body(&path, source))?;
     if entry.number != number || vault.source_hash(&entry.source) != source {
         return Err(Error::Misplaced {
             source_name: entry.source.to_string(),

@@ -56,7 +56,7 @@ pub enum Error {
         pack: ObjectId,
         /// What is wrong.
         #[source]
-        source: blob::Error,
+        source: Box<blob::Error>,
     },
     /// The session key of a pack does not open.
     #[error("a session key of pack {pack} does not open with our key")]
@@ -112,7 +112,7 @@ impl SealedChunk {
         checked.map_err(|source| Error::Damaged {
             chunk: self.facts.name,
             pack: self.pack,
-            source,
+            source: Box::new(source),
         })
     }
 }
@@ -124,7 +124,7 @@ impl SealedChunk {
         Error::Damaged {
             chunk,
             pack: self.pack,
-            source: blob::Error::Name { chunk },
+            source: Box::new(blob::Error::Name { chunk }),
         }
     }
 }

@@ -34,7 +34,7 @@ pub enum Error {
         path: ObjectPath,
         /// What is wrong with it.
         #[source]
-        source: blob::Error,
+        source: Box<blob::Error>,
     },
     /// The object's body is not what it should be.
     #[error("{path} cannot be read")]
@@ -43,7 +43,7 @@ pub enum Error {
         path: ObjectPath,
         /// What is wrong with it.
         #[source]
-        source: object::Error,
+        source: Box<object::Error>,
     },
     /// The object's bytes are not those of its name.
     #[error("{path} does not hold the bytes of its name: it was altered")]
@@ -92,6 +92,24 @@ impl Failure for Error {
                 "use the passphrase or a key file of the repository's owner (--passphrase-file, --key-file)".into(),
             ),
             _ => Some("run 'rowvault verify' to see which snapshots are hurt".into()),
+        }
+    }
+}
+
+impl Error {
+    /// The object at `path` is not what it should be.
+    pub fn object(path: &ObjectPath, source: blob::Error) -> Error {
+        Error::Object {
+            path: path.clone(),
+            source: Box::new(source),
+        }
+    }
+
+    /// The body of the object at `path` is not what it should be.
+    pub fn body(path: &ObjectPath, source: object::Error) -> Error {
+        Error::Body {
+            path: path.clone(),
+            source: Box::new(source),
         }
     }
 }
@@ -223,10 +241,7 @@ impl Vault {
             return Err(Error::Renamed { path: path.clone() });
         }
         self.open(kind, place, &bytes)
-            .map_err(|source| Error::Object {
-                path: path.clone(),
-                source,
-            })
+            .map_err(|source| Error::object(path, source))
     }
 
     /// Stores an index, and gives its name.
@@ -247,7 +262,7 @@ impl Vault {
     pub async fn fetch_index(&self, id: ObjectId) -> Result<(SignerId, Index), Error> {
         let path = ObjectPath::Index(id);
         let (signer, body) = self.fetch_named(&path, Kind::Index, INDEX_PLACE).await?;
-        let index = Index::read(&body).map_err(|source| Error::Body { path, source })?;
+        let index = Index::read(&body).map_err(|source| Error::body(&path, source))?;
         Ok((signer, index))
     }
 
@@ -276,7 +291,7 @@ impl Vault {
         let path = ObjectPath::Manifest(source, id);
         let place = manifest_place(&source);
         let (signer, body) = self.fetch_named(&path, Kind::Manifest, &place).await?;
-        let manifest = Manifest::read(&body).map_err(|source| Error::Body { path, source })?;
+        let manifest = Manifest::read(&body).map_err(|source| Error::body(&path, source))?;
         Ok((signer, manifest))
     }
 

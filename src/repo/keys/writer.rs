@@ -204,14 +204,9 @@ fn open(vault: &Vault, number: u64, bytes: &[u8]) -> Result<Keyring, Error> {
     let path = ObjectPath::Keyring(number);
     let (signer, body) = vault
         .open(Kind::Keyring, &path.to_path(), bytes)
-        .map_err(|source| vault::Error::Object {
-            path: path.clone(),
-            source,
-        })?;
-    let keyring = Keyring::read(&body, number).map_err(|source| vault::Error::Body {
-        path: path.clone(),
-        source,
-    })?;
+        .map_err(|source| vault::Error::object(&path, source))?;
+    let keyring =
+        Keyring::read(&body, number).map_err(|source| vault::Error::body(&path, source))?;
     let owner = vault.access.owner;
     if signer != owner || keyring.owner != owner {
         return Err(vault::Error::Signer { path, signer }.into());
