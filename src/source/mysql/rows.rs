@@ -18,8 +18,9 @@ use crate::row::cell::{Cell, LARGE_CELL_BYTES, Large, LargeClass, RowBatch};
 use crate::row::schema::{KeyOrder, Table, ValueKind};
 use crate::source::{BATCH_BYTES, Order, Piece, PieceSender};
 
-/// How much of a large cell one question asks for.
-const SLICE_BYTES_MAX: u64 = 4 << 20;
+/// How much of a large cell one question asks for. The server fetches the whole cell for each, so
+/// that few and large questions are cheaper; one packet of the protocol holds this much.
+const SLICE_BYTES_MAX: u64 = 15 << 20;
 
 /// What is to be read, and where it goes.
 pub struct Reading<'a> {
@@ -410,14 +411,14 @@ impl<'a> Reader<'a> {
             offset + 1,
             self.from(),
         );
-        let rows: Vec<Row> = session
+        let mut rows: Vec<Row> = session
             .conn()
             .query(sql)
             .await
             .map_err(|error| self.failed(error))?;
-        match rows.as_slice() {
-            [row] => match row.as_ref(0) {
-                Some(Value::Bytes(bytes)) if bytes.len() as u64 == wanted => Ok(bytes.clone()),
+        match (rows.pop(), rows.is_empty()) {
+            (Some(mut row), true) => match row.take::<Value, _>(0) {
+                Some(Value::Bytes(bytes)) if bytes.len() as u64 == wanted => Ok(bytes),
                 _ => Err(Error::Unsupported {
                     what: format!(
                         "the server does not give out column {} of table {} in slices",
@@ -494,15 +495,12 @@ impl<'a> Reader<'a> {
             .map_err(|error| self.failed(error))?;
         let mut after = String::new();
         for row in large {
-            let cells: Vec<Vec<u8>> = row
-                .unwrap()
-                .into_iter()
-                .map(|value| match value {
-                    Value::Bytes(bytes) => Ok(bytes),
+            let cells: Vec<&[u8]> = (0..row.len())
+                .map(|at| match row.as_ref(at) {
+                    Some(Value::Bytes(bytes)) => Ok(bytes.as_slice()),
                     _ => Err(self.wrong("a key has a NULL in it")),
                 })
                 .collect::<Result<_, _>>()?;
-            let cells: Vec<&[u8]> = cells.iter().map(Vec::as_slice).collect();
             let before = Stretch {
                 condition: format!("{after}{}", self.condition(&cells, "<")?),
                 ..Stretch::all(false)

@@ -217,13 +217,12 @@ impl Session {
     }
 }
 
-fn answer(row: Row) -> Answer {
-    row.unwrap()
-        .into_iter()
-        .map(|value| match value {
-            Value::NULL => None,
-            Value::Bytes(bytes) => Some(bytes),
-            other => Some(other.as_sql(true).into_bytes()),
+fn answer(mut row: Row) -> Answer {
+    (0..row.len())
+        .map(|at| match row.take::<Value, _>(at) {
+            None | Some(Value::NULL) => None,
+            Some(Value::Bytes(bytes)) => Some(bytes),
+            Some(other) => Some(other.as_sql(true).into_bytes()),
         })
         .collect()
 }
