@@ -30,6 +30,7 @@ use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
 use crate::repo::reader::Reader;
 use crate::repo::vault::Vault;
+use crate::repo::verdict;
 use crate::state::State;
 use crate::store::{Store, StoreOptions};
 
@@ -104,9 +105,12 @@ impl Context {
             clock,
             random,
         };
-        let (vault, keyring) = open(opening, &self.unlock).await?;
+        let (mut vault, keyring) = open(opening, &self.unlock).await?;
         let state = State::open(&self.state_root, &vault.realm.repository)?;
         check_keyring_seen(&vault, &state, &keyring)?;
+        if let Some(verdict) = verdict::kept(&vault, &state)? {
+            vault.store = verdict.apply(&vault.store);
+        }
         Ok(Opened {
             vault: Arc::new(vault),
             keyring,

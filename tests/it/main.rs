@@ -7,6 +7,8 @@
 mod demo;
 mod golden_keys;
 mod house;
+mod init;
+mod keys;
 mod moto;
 mod mysql_driver;
 mod mysql_faults;
@@ -16,8 +18,6 @@ mod mysql_roundtrip;
 mod mysql_samples;
 mod mysql_server;
 mod postgres_faults;
-mod init;
-mod keys;
 mod postgres_pipe;
 mod postgres_reach;
 mod postgres_round_trip;
@@ -43,4 +43,3 @@ pub fn install_tls() {
     // Another test of this process may have been first; both install the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
-
