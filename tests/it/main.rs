@@ -22,6 +22,7 @@ mod postgres_pipe;
 mod postgres_reach;
 mod postgres_round_trip;
 mod postgres_server;
+mod property;
 mod recipient_plugin;
 mod sqlite_copy;
 mod sqlite_large;

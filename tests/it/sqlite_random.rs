@@ -1,6 +1,7 @@
 //! Random schemas with random rows come back, from a seed that a failure prints.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use rowvault::random::SeededRandom;
 use rusqlite::Connection;
@@ -115,7 +116,8 @@ fn table(random: &SeededRandom, number: usize, utf16: bool) -> String {
     )
 }
 
-async fn round_trip(seed: u64) {
+/// The script of the database that belongs to `seed`.
+pub fn script(seed: u64) -> String {
     let random = SeededRandom::new(seed);
     let page = 512 << random.below(8);
     let encoding = ["UTF-8", "UTF-8", "UTF-16le", "UTF-16be"][random.below(4) as usize];
@@ -130,12 +132,20 @@ async fn round_trip(seed: u64) {
     if random.below(3) == 0 {
         sql.push_str("ANALYZE;");
     }
-    let place = Place::new();
-    let made = Connection::open(place.source())
-        .unwrap()
-        .execute_batch(&sql);
+    sql
+}
+
+/// Makes the database of `seed` at `file`.
+pub fn make(seed: u64, file: &Path) {
+    let sql = script(seed);
+    let made = Connection::open(file).unwrap().execute_batch(&sql);
     made.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{sql}"));
     println!("seed {seed}\n{sql}");
+}
+
+async fn round_trip(seed: u64) {
+    let place = Place::new();
+    make(seed, &place.source());
     copy(&place.source(), &place.target()).await.unwrap();
     compare(&place.source(), &place.target());
 }
