@@ -8,6 +8,7 @@ mod error;
 mod quote;
 mod types;
 
+mod archive;
 mod client;
 mod tools;
 

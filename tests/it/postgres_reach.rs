@@ -114,6 +114,27 @@ async fn missing_roles_are_named_and_can_be_done_without() {
     };
     let done = round_trip(&from, &to, &options, &without).await;
     done.unwrap_or_else(|error| panic!("{error:?}"));
+    let mapped = TargetOptions {
+        ownership: Ownership {
+            role_map: vec![
+                ("boss".into(), "Chief \"x".into()),
+                ("guest \"q".into(), "visitor".into()),
+            ],
+            ..Ownership::default()
+        },
+        ..TargetOptions::default()
+    };
+    two.sql(
+        "postgres",
+        "CREATE ROLE \"Chief \"\"x\"; CREATE ROLE visitor;",
+    );
+    let done = round_trip(&from, &two.url("mapped"), &options, &mapped).await;
+    done.unwrap_or_else(|error| panic!("{error:?}"));
+    let owner = "SELECT tableowner || ';' || has_table_privilege('visitor', 't', 'SELECT') || ';' || \
+        (SELECT lomowner::regrole::text FROM pg_largeobject_metadata) \
+        FROM pg_tables WHERE tablename = 't'";
+    let found = two.ask("mapped", owner);
+    assert_eq!(found, "Chief \"x;true;\"Chief \"\"x\"");
     assert_eq!(
         two.ask(
             "owned",
@@ -140,6 +161,11 @@ async fn newer_server_takes_an_older_snapshot_and_not_the_other_way() {
     }
     let tools = |server: &Server| TargetOptions {
         pg_bin_dir: Some(server.bin().to_owned()),
+        // Nobody's name is changed, but each version's archive is read and written again.
+        ownership: Ownership {
+            role_map: vec![("no one".into(), "nobody".into())],
+            ..Ownership::default()
+        },
         ..TargetOptions::default()
     };
     let reads = |server: &Server| SourceOptions {

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, Semaphore};
 use super::client::Client;
 use super::error::Error;
 use super::structure::{self, ARCHIVE, State};
-use super::{empty, load, quote, rows, settle, tools};
+use super::{archive, empty, load, quote, rows, settle, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, Table};
 use crate::source::address::{ServerUrl, SourceUrl, TargetOptions};
@@ -413,7 +413,15 @@ impl Making {
         let major = server_major(&mut side).await?;
         let only_in = self.options.pg_bin_dir.as_deref();
         let tool = tools::find("pg_restore", major, written_by, only_in).await?;
-        let archive = InMemory::new(archive)?;
+        let ownership = &self.options.ownership;
+        let renamed = match ownership.role_map.is_empty() {
+            true => None,
+            false => {
+                let new_name = |role: &str| settle::mapped(role, ownership).to_owned();
+                Some(archive::with_roles(archive, &new_name)?)
+            }
+        };
+        let archive = InMemory::new(renamed.as_deref().unwrap_or(archive))?;
         self.restore(&tool, &server, &archive, &["--section=pre-data".into()])
             .await?;
         settle::create_large_objects(&mut side, &state).await?;
