@@ -243,10 +243,14 @@ pub struct PackChecked {
 pub async fn read_pack(reader: &Reader, id: ObjectId) -> Result<PackChecked, Error> {
     let vault = reader.vault();
     let mut checked = PackChecked::default();
-    let bytes = match vault.store.get(&ObjectPath::Pack(id)).await {
+    let bytes = match whole_or_not(vault, &ObjectPath::Pack(id)).await {
         Ok(bytes) => bytes,
         Err(store::Error::Missing { .. }) => {
             checked.wrong = Some("is missing from the storage".into());
+            return Ok(checked);
+        }
+        Err(error) if error.class() == Class::Corrupt => {
+            checked.wrong = Some(error.to_string());
             return Ok(checked);
         }
         Err(error) => return Err(error.into()),
@@ -262,6 +266,18 @@ pub async fn read_pack(reader: &Reader, id: ObjectId) -> Result<PackChecked, Err
         Ok(footer) => check_chunks(reader, &footer, &bytes, &mut checked).await,
     }
     Ok(checked)
+}
+
+/// The bytes of an object even where they are not those of its name: of a damaged pack, chunks that
+/// are whole can still be told from those that are not.
+async fn whole_or_not(vault: &Vault, path: &ObjectPath) -> Result<Bytes, store::Error> {
+    match vault.store.get(path).await {
+        Err(error) if error.class() == Class::Corrupt => {
+            let length = vault.store.head(path).await?.length;
+            vault.store.get_range(path, 0..length).await
+        }
+        got => got,
+    }
 }
 
 fn footer(vault: &Vault, bytes: &Bytes) -> Result<Footer, object::Error> {

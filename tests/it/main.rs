@@ -6,6 +6,7 @@
 
 mod demo;
 mod golden_keys;
+mod hostile_repository;
 mod house;
 mod init;
 mod keys;
@@ -36,6 +37,7 @@ mod store_directory;
 mod store_faults;
 mod store_s3;
 mod store_tls;
+mod tiny;
 mod whole_line;
 
 /// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.
