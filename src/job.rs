@@ -11,6 +11,7 @@ pub mod find;
 pub mod init;
 pub mod keys;
 pub mod restore;
+pub mod stats;
 pub mod verify;
 
 use std::path::PathBuf;

@@ -205,6 +205,23 @@ pub async fn withdraw(vault: &Vault, held: Held) -> Result<(), Error> {
     Ok(vault.store.delete(&held.path).await?)
 }
 
+/// Takes away every intent of this very process, for a backup that was stopped and could not.
+///
+/// # Errors
+/// The storage's.
+pub async fn withdraw_ours(vault: &Vault, whoami: &Whoami) -> Result<(), Error> {
+    for intent in list(vault).await? {
+        let ours = intent.host == whoami.host
+            && intent.boot == whoami.boot
+            && intent.process == whoami.process
+            && intent.process_started == whoami.process_started;
+        if ours {
+            vault.store.delete(&ObjectPath::Intent(intent.id)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes away intents of `source` whose processes died on this host.
 ///
 /// # Errors

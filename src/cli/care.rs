@@ -1,0 +1,310 @@
+//! `ledger` and `doctor`: what happened, and whether all is well.
+//!
+//! Invariant: an older or forked ledger is believed again only by `--accept-head`, with the hash
+//! that a person compared.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::database;
+use crate::cli::render::{self, Side};
+use crate::cli::session::Session;
+use crate::failure::{AnyFailure, Class};
+use crate::format::ledger::Event;
+use crate::id::{ObjectId, SourceName};
+use crate::job::{Opened, doctor};
+use crate::repo::catalog::{Catalog, Source};
+use crate::repo::ledger::{self, Linked};
+use crate::source::open;
+
+/// How many entries `ledger` prints for people.
+const ENTRIES_SHOWN: usize = 40;
+
+/// Arguments of `ledger`.
+#[derive(Args, Clone, Debug)]
+pub struct Ledger {
+    /// Only the ledger of this source
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<SourceName>,
+    /// Only check the chains, and print the heads
+    #[arg(long)]
+    pub verify: bool,
+    /// Go on from this head, though another was seen before
+    #[arg(
+        long,
+        value_name = "HASH",
+        requires = "source",
+        conflicts_with = "verify"
+    )]
+    pub accept_head: Option<ObjectId>,
+}
+
+#[derive(Serialize)]
+struct LedgerDocument {
+    ok: bool,
+    heads: Vec<HeadDocument>,
+    entries: Vec<EntryDocument>,
+}
+
+#[derive(Serialize)]
+struct HeadDocument {
+    source: String,
+    number: u64,
+    hash: String,
+}
+
+#[derive(Serialize)]
+struct EntryDocument {
+    source: String,
+    number: u64,
+    time: String,
+    event: String,
+    detail: String,
+    host: String,
+    signer: String,
+    counts: bool,
+    hash: String,
+}
+
+impl EntryDocument {
+    fn new(link: &Linked) -> EntryDocument {
+        let entry = &link.entry;
+        EntryDocument {
+            source: entry.source.to_string(),
+            number: entry.number,
+            time: entry.time.rfc3339(),
+            event: entry.event.kind().to_owned(),
+            detail: detail(&entry.event),
+            host: entry.host.clone(),
+            signer: link.signer.to_string(),
+            counts: link.counts,
+            hash: link.hash.to_string(),
+        }
+    }
+}
+
+/// Runs `ledger`.
+///
+/// # Errors
+/// Corrupt: a chain that was altered, forked or rolled back; Missing: no such source.
+pub async fn ledger(session: &Session, arguments: &Ledger) -> Result<u8, AnyFailure> {
+    let opened = session.open().await?;
+    if let (Some(name), Some(hash)) = (&arguments.source, arguments.accept_head) {
+        accept(&opened, name, hash).await?;
+    }
+    let catalog = opened.catalog().await?;
+    let sources = chosen(&catalog, arguments.source.as_ref())?;
+    if session.output.is_json() {
+        session
+            .output
+            .document(&document(&sources, arguments.verify))?;
+        return Ok(0);
+    }
+    if !arguments.verify && !sources.is_empty() {
+        session.output.text(&entries_text(&sources))?;
+    }
+    let mut text = String::new();
+    for head in heads(&sources) {
+        let (source, number, hash) = (head.source, head.number, head.hash);
+        text.push_str(&format!(
+            "{source}: whole up to entry {number}\n  head {hash}\n"
+        ));
+    }
+    if text.is_empty() {
+        text.push_str("no ledger yet: nothing was backed up\n");
+    }
+    session.output.text(&text)?;
+    Ok(0)
+}
+
+fn chosen<'a>(
+    catalog: &'a Catalog,
+    name: Option<&SourceName>,
+) -> Result<Vec<&'a Source>, AnyFailure> {
+    Ok(match name {
+        Some(name) => vec![catalog.source(name)?],
+        None => catalog.sources.values().collect(),
+    })
+}
+
+fn heads(sources: &[&Source]) -> Vec<HeadDocument> {
+    let head = |source: &&Source| {
+        let head = source.head()?;
+        Some(HeadDocument {
+            source: source.name.to_string(),
+            number: head.number,
+            hash: head.hash.to_string(),
+        })
+    };
+    sources.iter().filter_map(head).collect()
+}
+
+fn document(sources: &[&Source], heads_alone: bool) -> LedgerDocument {
+    let entries = sources.iter().flat_map(|source| &source.chain.entries);
+    LedgerDocument {
+        ok: true,
+        heads: heads(sources),
+        entries: match heads_alone {
+            true => Vec::new(),
+            false => entries.map(EntryDocument::new).collect(),
+        },
+    }
+}
+
+fn entries_text(sources: &[&Source]) -> String {
+    let columns = [
+        ("source", Side::Left),
+        ("no", Side::Right),
+        ("time (UTC)", Side::Left),
+        ("event", Side::Left),
+        ("detail", Side::Left),
+        ("host", Side::Left),
+    ];
+    let mut links: Vec<&Linked> = sources
+        .iter()
+        .flat_map(|source| &source.chain.entries)
+        .collect();
+    links.sort_by_key(|link| link.entry.time);
+    let left_out = links.len().saturating_sub(ENTRIES_SHOWN);
+    let row = |link: &&Linked| {
+        let entry = &link.entry;
+        let mut event = entry.event.kind().replace('_', " ");
+        if !link.counts {
+            event.push_str(" (does not count)");
+        }
+        vec![
+            entry.source.to_string(),
+            entry.number.to_string(),
+            render::time(entry.time),
+            event,
+            detail(&entry.event),
+            entry.host.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = links[left_out..].iter().map(row).collect();
+    let mut text = render::table(&columns, &rows);
+    if left_out > 0 {
+        let left_out = render::count(left_out as u64);
+        text.push_str(&format!("({left_out} before these; --json prints all)\n"));
+    }
+    text.push('\n');
+    text
+}
+
+/// What an entry says, in a few words.
+fn detail(event: &Event) -> String {
+    match event {
+        Event::Snapshot(record) => format!(
+            "{}, {}",
+            record.id.short(),
+            render::counted(record.totals.rows, "row")
+        ),
+        Event::Forgotten(forgotten) => {
+            let many = render::counted(forgotten.snapshots.len() as u64, "snapshot");
+            format!("{many}: {}", forgotten.reason)
+        }
+        Event::Verified(verified) => {
+            let many = render::counted(verified.snapshots.len() as u64, "snapshot");
+            format!("{many}, {} % of the data", verified.data_percent)
+        }
+        Event::Restored(to) | Event::RolledBack(to) | Event::Undeleted(to) | Event::Drilled(to) => {
+            format!("{} to {}", to.snapshot.short(), to.place)
+        }
+        Event::Pinned(one) | Event::Unpinned(one) | Event::Tagged(one) => {
+            format!("{}: {}", one.snapshot.short(), one.text)
+        }
+        Event::Frozen(reason) | Event::Thawed(reason) => reason.text.clone(),
+        Event::IntentVoided(voided) => voided.reason.clone(),
+        Event::Summary(summary) => render::counted(summary.snapshots.len() as u64, "snapshot"),
+        Event::Unknown(_) => "(written by a newer rowvault)".into(),
+    }
+}
+
+/// Believes the ledger again that ends with `hash`, whatever was seen before.
+async fn accept(opened: &Opened, name: &SourceName, hash: ObjectId) -> Result<(), AnyFailure> {
+    let source = opened.vault.source_hash(name);
+    let paths = ledger::list(&opened.vault, source).await?;
+    let context = ledger::Context {
+        vault: &opened.vault,
+        keyring: &opened.keyring,
+        state: &opened.state,
+    };
+    let chain = ledger::read(context, source, &paths, None).await?;
+    let head = chain.head().filter(|head| head.hash == hash);
+    let Some(head) = head else {
+        let hint = match chain.head() {
+            Some(head) => format!("it ends with entry {}, {}", head.number, head.hash),
+            None => "it has no entry".into(),
+        };
+        return Err(AnyFailure::new(
+            Class::Conflict,
+            format!("the ledger of {name} does not end with {hash}"),
+            Some(hint),
+        ));
+    };
+    ledger::accept_head(&opened.vault, &opened.state, source, Some(head))?;
+    tracing::warn!(
+        "the ledger of {name} is believed from entry {} on",
+        head.number
+    );
+    Ok(())
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {}
+
+#[derive(Serialize)]
+struct DoctorDocument {
+    ok: bool,
+    checks: Vec<CheckDocument>,
+}
+
+#[derive(Serialize)]
+struct CheckDocument {
+    name: String,
+    ok: bool,
+    detail: String,
+    hint: Option<String>,
+}
+
+/// Runs `doctor`; the exit code is 2 when something is wrong.
+///
+/// # Errors
+/// Where stdout cannot be written.
+pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
+    let source = |config: &crate::config::Source| {
+        let opened = database::source(session, config.name.as_str(), None)
+            .and_then(|chosen| open::source(&chosen.url, &chosen.options(session, &[])));
+        (config.name.clone(), opened)
+    };
+    let sources = session.config.sources.iter().map(source).collect();
+    let checks = doctor::run(&session.context(), sources).await;
+    let ok = checks.iter().all(|check| check.ok);
+    if session.output.is_json() {
+        let check = |check: &doctor::Check| CheckDocument {
+            name: check.name.clone(),
+            ok: check.ok,
+            detail: check.detail.clone(),
+            hint: check.hint.clone(),
+        };
+        let checks = checks.iter().map(check).collect();
+        session.output.document(&DoctorDocument { ok, checks })?;
+    } else {
+        session.output.text(&checks_text(&checks))?;
+    }
+    Ok(if ok { 0 } else { Class::Invalid.exit_code() })
+}
+
+fn checks_text(checks: &[doctor::Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let word = if check.ok { "ok" } else { "WRONG" };
+        let detail = render::plain(&check.detail);
+        text.push_str(&format!("{word:<6} {}: {detail}\n", check.name));
+        if let Some(hint) = &check.hint {
+            text.push_str(&format!("       do: {}\n", render::plain(hint)));
+        }
+    }
+    text
+}
