@@ -17,6 +17,7 @@ mod text;
 mod catalog;
 mod structure;
 
+mod facts;
 mod state;
 
 mod rows;

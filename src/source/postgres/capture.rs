@@ -16,7 +16,7 @@ use super::catalog::{self, Found};
 use super::client::{Client, LOCK_WAIT_MS};
 use super::error::Error;
 use super::structure::{ARCHIVE, LARGE_OBJECTS};
-use super::{quote, rows, state, tools};
+use super::{facts, quote, rows, state, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{
     Column, Engine, Key, KeyOrder, KeyOrigin, Structure, StructurePart, Table, TableName, ValueKind,
@@ -298,8 +298,8 @@ impl Capture {
         let mut guard = begun.main.lock().await;
         let main = &mut *guard;
         let found = catalog::tables(main).await?;
-        let mut facts = facts(main).await?;
-        let kept = dependents(main).await?;
+        let mut facts = facts::read(main).await?;
+        let kept = facts::dependents(main).await?;
         let mut warnings = Vec::new();
         let (mut tables, excluded) = self.choose(found, &kept, &facts, &mut warnings)?;
         let archive = self
@@ -543,91 +543,4 @@ fn large_objects() -> Table {
         with_rows: true,
         facts: BTreeMap::from([("large_objects".into(), "true".into())]),
     }
-}
-
-/// Tables that something else cannot be made without, and what that is.
-async fn dependents(client: &mut Client) -> Result<BTreeMap<TableName, String>, Error> {
-    let sql = "SELECT n.nspname::text, c.relname::text, \
-     pg_catalog.min(pg_catalog.pg_describe_object(d.classid, d.objid, 0)) \
-     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-     JOIN pg_catalog.pg_depend d ON (d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-      AND d.refobjid = c.oid) OR (d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass \
-      AND d.refobjid = c.reltype) \
-     LEFT JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid \
-      AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
-     LEFT JOIN pg_catalog.pg_constraint k ON k.oid = d.objid \
-      AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass \
-     LEFT JOIN pg_catalog.pg_class p ON p.oid = d.objid \
-      AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-     WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_' AND c.reltype <> 0 AND ( \
-      r.ev_class <> c.oid OR (k.contype = 'f' AND k.conrelid <> c.oid) \
-      OR (p.relkind IN ('r', 'p', 'f') AND p.oid <> c.oid) \
-      OR d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass) GROUP BY 1, 2";
-    let rows = client.rows(sql, "reading what depends on tables").await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let [schema, name, dependent] = catalog::texts(row);
-            let schema = Some(schema);
-            (TableName { schema, name }, dependent)
-        })
-        .collect())
-}
-
-/// Facts for the manifest and, later, for proving that rows did not change.
-async fn facts(client: &mut Client) -> Result<BTreeMap<String, String>, Error> {
-    let doing = "reading the server's facts";
-    let mut facts = BTreeMap::from([("consistency".to_owned(), "one snapshot".to_owned())]);
-    let mut queries: Vec<(&str, String)> = [
-        (
-            "server_version",
-            "pg_catalog.current_setting('server_version')",
-        ),
-        (
-            "server_version_num",
-            "pg_catalog.current_setting('server_version_num')",
-        ),
-        ("encoding", "pg_catalog.current_setting('server_encoding')"),
-        ("postmaster_start", "pg_catalog.pg_postmaster_start_time()"),
-        ("snapshot", "pg_catalog.pg_current_snapshot()"),
-        (
-            "snapshot_xmin",
-            "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())",
-        ),
-        ("in_recovery", "pg_catalog.pg_is_in_recovery()"),
-        (
-            "wal_position",
-            "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-             ELSE pg_catalog.pg_current_wal_lsn() END",
-        ),
-        ("captured_at", "pg_catalog.transaction_timestamp()"),
-        (
-            "extensions",
-            "(SELECT pg_catalog.string_agg(extname || ' ' || extversion, ', ' ORDER BY extname) \
-             FROM pg_catalog.pg_extension)",
-        ),
-    ]
-    .map(|(name, expression)| (name, expression.to_owned()))
-    .into();
-    let may = "SELECT (pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', \
-     'EXECUTE') AND pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', \
-     'EXECUTE'))::text";
-    if client.value(may, doing).await? == "true" {
-        let system = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
-        let timeline = "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())";
-        queries.push(("system_identifier", system.into()));
-        queries.push(("timeline", timeline.into()));
-    }
-    let list: Vec<String> = queries
-        .iter()
-        .map(|(_, expression)| format!("({expression})::pg_catalog.text"))
-        .collect();
-    let mut rows = client
-        .rows(&format!("SELECT {}", list.join(", ")), doing)
-        .await?;
-    let row = rows.pop().unwrap_or_default();
-    for ((name, _), value) in queries.iter().zip(row) {
-        facts.insert((*name).to_owned(), value.unwrap_or_default());
-    }
-    Ok(facts)
 }
