@@ -229,6 +229,16 @@ impl Event {
         )
     }
 
+    /// Whether it can take something out of the living, or out of what keeps it there: it counts
+    /// only from who may forget.
+    pub fn takes_away(&self) -> bool {
+        match self {
+            Event::Snapshot(record) => record.replaces.is_some(),
+            Event::Forgotten(_) | Event::Unpinned(_) | Event::Thawed(_) | Event::Summary(_) => true,
+            _ => false,
+        }
+    }
+
     fn write(&self) -> Vec<u8> {
         match self {
             Event::Snapshot(data) => write_body(data),

@@ -304,6 +304,10 @@ fn apply(link: &Linked, living: &mut Vec<Snapshot>, frozen: &mut Option<String>)
         });
     };
     match &entry.event {
+        // An id is given once; only who may forget puts another manifest in its place.
+        Event::Snapshot(record)
+            if record.replaces.is_none() && living.iter().any(|one| one.record.id == record.id) => {
+        }
         Event::Snapshot(record) => add(living, record),
         Event::Forgotten(forgotten) => {
             living.retain(|snapshot| !forgotten.snapshots.contains(&snapshot.record.id));

@@ -3,7 +3,7 @@
 //! Names are kept to 16 of their 32 bytes; the seal of a chunk is bound to its whole name, so that
 //! a false match cannot be opened. Invariant: a chunk in several packs has all its places.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -66,7 +66,7 @@ pub struct Place<'a> {
 pub struct Index {
     packs: Vec<Pack>,
     slots: Vec<Slot>,
-    known: HashSet<ObjectId>,
+    known: HashSet<blake3::Hash>,
     sorted: bool,
     /// Packs that wait to be swept.
     pub marks: Vec<Mark>,
@@ -88,7 +88,7 @@ impl Index {
                 ObjectPath::Index(id) => Some(id),
                 _ => None,
             });
-        let fetched: Vec<(ObjectId, SignerId, IndexBody)> = stream::iter(ids)
+        let mut fetched: Vec<(ObjectId, SignerId, IndexBody)> = stream::iter(ids)
             .map(|id| async move {
                 let (signer, body) = vault.fetch_index(id).await?;
                 Ok::<_, Error>((id, signer, body))
@@ -96,10 +96,10 @@ impl Index {
             .buffered(FETCHES_AT_ONCE)
             .try_collect()
             .await?;
-        let replaced: HashSet<ObjectId> = fetched
-            .iter()
-            .flat_map(|(_, _, body)| body.replaces.iter().copied())
-            .collect();
+        let owner = vault.access.owner;
+        // What the owner says of a chunk's place is tried first.
+        fetched.sort_by_key(|(_, signer, _)| *signer != owner);
+        let replaced = replaced(&fetched, &owner);
         let mut index = Index::default();
         for (id, signer, body) in &fetched {
             if replaced.contains(id) {
@@ -117,12 +117,13 @@ impl Index {
         Ok(index)
     }
 
-    /// Adds a pack; one that is known already changes nothing.
+    /// Adds a pack. What is known already changes nothing; who says something else of a known pack
+    /// adds places, and takes none away.
     ///
     /// # Errors
     /// [`object::Error`]: the footer is no footer.
     pub fn add(&mut self, pack: &IndexedPack, signer: SignerId) -> Result<(), object::Error> {
-        if !self.known.insert(pack.pack) {
+        if !self.known.insert(said(pack)) {
             return Ok(());
         }
         let footer = Footer::read(&pack.footer)?;
@@ -143,7 +144,8 @@ impl Index {
     /// Makes what was added findable.
     pub fn sort(&mut self) {
         if !self.sorted {
-            self.slots.sort_unstable_by_key(|slot| slot.name);
+            self.slots
+                .sort_unstable_by_key(|slot| (slot.name, slot.pack));
             self.slots.shrink_to_fit();
             self.sorted = true;
         }
@@ -194,6 +196,30 @@ impl Index {
                 })
             })
     }
+}
+
+/// What indexes replace: the owner's any other, a writer's only its own.
+fn replaced(fetched: &[(ObjectId, SignerId, IndexBody)], owner: &SignerId) -> HashSet<ObjectId> {
+    let signers: HashMap<ObjectId, SignerId> = fetched
+        .iter()
+        .map(|(id, signer, _)| (*id, *signer))
+        .collect();
+    let mut replaced = HashSet::new();
+    for (_, signer, body) in fetched {
+        let may = |id: &&ObjectId| signer == owner || signers.get(*id) == Some(signer);
+        replaced.extend(body.replaces.iter().filter(may));
+    }
+    replaced
+}
+
+/// All that an index says of a pack, hashed.
+fn said(pack: &IndexedPack) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&pack.pack.0);
+    hasher.update(&pack.length.to_le_bytes());
+    hasher.update(&(pack.sessions.len() as u64).to_le_bytes());
+    hasher.update(&pack.sessions).update(&pack.footer);
+    hasher.finalize()
 }
 
 fn short(name: &ChunkId) -> [u8; 16] {
@@ -259,5 +285,32 @@ mod tests {
         assert_eq!(index.places(&ChunkId([7; 32])).count(), 2);
         assert_eq!(index.places(&ChunkId([8; 32])).count(), 1);
         assert_eq!(index.places(&ChunkId([9; 32])).count(), 0);
+        // Whoever speaks of a pack first hides nothing that another says of it.
+        index.add(&pack(2, vec![entry(9)]), signer).unwrap();
+        index.sort();
+        assert_eq!(index.places(&ChunkId([7; 32])).count(), 2);
+        assert_eq!(index.places(&ChunkId([9; 32])).count(), 1);
+    }
+
+    #[test]
+    fn a_writer_replaces_its_own_indexes_and_the_owner_all() {
+        let (owner, one, two) = (SignerId([0; 32]), SignerId([1; 32]), SignerId([2; 32]));
+        let id = |byte: u8| ObjectId([byte; 32]);
+        let index = |byte: u8, signer: SignerId, replaces: &[u8]| {
+            let body = IndexBody {
+                replaces: replaces.iter().map(|byte| id(*byte)).collect(),
+                ..IndexBody::default()
+            };
+            (id(byte), signer, body)
+        };
+        let written = [
+            index(1, one, &[]),
+            index(2, two, &[1, 2, 9]),
+            index(3, one, &[1]),
+        ];
+        assert_eq!(replaced(&written[..2], &owner), HashSet::from([id(2)]));
+        assert_eq!(replaced(&written, &owner), HashSet::from([id(1), id(2)]));
+        let by_owner = [index(1, one, &[]), index(2, owner, &[1])];
+        assert_eq!(replaced(&by_owner, &owner), HashSet::from([id(1)]));
     }
 }

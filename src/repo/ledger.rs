@@ -240,7 +240,7 @@ pub struct Context<'a> {
     pub state: &'a State,
 }
 
-/// Gives the entries at `paths` from the last summary on, fetched where this host has not got
+/// Gives the entries at `paths` from the last summary that counts on, fetched where this host has not got
 /// them, and checks the chain, and that it holds `seen`.
 ///
 /// # Errors
@@ -256,21 +256,25 @@ pub async fn read(
         _ => 0,
     };
     let last = paths.iter().map(number).max().unwrap_or(0);
-    let mut start = (last / SUMMARY_EVERY * SUMMARY_EVERY).max(1);
-    if let Some(seen) = seen {
-        start = start.min(seen.number.max(1));
-    }
-    let wanted = paths.iter().filter(|path| number(path) >= start).cloned();
-    let linked: Vec<Linked> = stream::iter(wanted)
-        .map(|path| fetch(context, source, path))
-        .buffered(FETCHES_AT_ONCE)
-        .try_collect()
-        .await?;
-    let name = match linked.first() {
-        Some(first) => first.entry.source.to_string(),
-        None => source.to_string(),
+    let mut summary = (last / SUMMARY_EVERY * SUMMARY_EVERY).max(1);
+    let (linked, name) = loop {
+        let start = seen.map_or(summary, |seen| summary.min(seen.number.max(1)));
+        let wanted = paths.iter().filter(|path| number(path) >= start).cloned();
+        let linked: Vec<Linked> = stream::iter(wanted)
+            .map(|path| fetch(context, source, path))
+            .buffered(FETCHES_AT_ONCE)
+            .try_collect()
+            .await?;
+        let name = match linked.first() {
+            Some(first) => first.entry.source.to_string(),
+            None => source.to_string(),
+        };
+        check_links(&linked, start, &name)?;
+        if start == 1 || is_summed(&linked, summary) {
+            break (linked, name);
+        }
+        summary = summary.saturating_sub(SUMMARY_EVERY).max(1);
     };
-    check_links(&linked, start, &name)?;
     if let Some(seen) = seen {
         let there = linked
             .iter()
@@ -284,6 +288,14 @@ pub async fn read(
         }
     }
     Ok(Chain { entries: linked })
+}
+
+/// Whether entry `number` is a summary that counts: one that does not could leave snapshots out.
+fn is_summed(linked: &[Linked], number: u64) -> bool {
+    linked.iter().any(|link| {
+        let is_summary = matches!(link.entry.event, Event::Summary(_));
+        link.entry.number == number && is_summary && link.counts
+    })
 }
 
 fn check_links(linked: &[Linked], start: u64, name: &str) -> Result<(), Error> {
@@ -349,8 +361,7 @@ fn link(
             number,
         });
     }
-    let forgets = matches!(entry.event, Event::Forgotten(_));
-    let counts = if forgets {
+    let counts = if entry.event.takes_away() {
         keyring.may_forget(&signer, &entry.source, number)
     } else {
         keyring.may_write(&signer, &entry.source, number)

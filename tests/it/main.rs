@@ -10,6 +10,7 @@ mod hostile_repository;
 mod house;
 mod init;
 mod keys;
+mod ledger_rights;
 mod moto;
 mod mysql_driver;
 mod mysql_faults;
