@@ -19,8 +19,8 @@ use crate::row::schema::{KeyOrder, Table, ValueKind};
 use crate::source::{BATCH_BYTES, Order, Piece, PieceSender};
 
 /// How much of a large cell one question asks for. The server fetches the whole cell for each, so
-/// that few and large questions are cheaper; one packet of the protocol holds this much.
-const SLICE_BYTES_MAX: u64 = 15 << 20;
+/// that few and large questions are cheaper; the client holds an answer about three times.
+const SLICE_BYTES_MAX: u64 = 8 << 20;
 
 /// What is to be read, and where it goes.
 pub struct Reading<'a> {
