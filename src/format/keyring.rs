@@ -15,8 +15,6 @@ use crate::format::keyslot::text::is_name;
 use crate::format::object::{Error, read_featured, write_body};
 use crate::id::{ObjectId, SignerId, SourceName};
 
-/// What the owner's signature is made for.
-pub const SIGNATURE_CONTEXT: &str = "keyring";
 /// Features that this program understands.
 pub const FEATURES_KNOWN: &[&str] = &[];
 /// Longest body.
