@@ -5,7 +5,7 @@
 use mysql_async::prelude::Queryable;
 use rowvault::row::cell::{Cell, cells};
 use rowvault::source::address::SourceOptions;
-use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, Source, open};
+use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, open};
 use sqlx::{ConnectOptions, Connection, Row};
 use tokio::sync::mpsc;
 

@@ -11,7 +11,7 @@ use rowvault::failure::{AnyFailure, Class};
 use rowvault::row::cell::{Cell, cells};
 use rowvault::row::schema::{Structure, Table};
 use rowvault::source::address::{SourceOptions, TargetOptions};
-use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, Source, Target, open};
+use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, Source, open};
 use tokio::sync::mpsc;
 
 use crate::mysql_server::{Server, copy, digest, shared};
@@ -130,7 +130,7 @@ async fn connection_lost_while_loading_leaves_nothing_behind() {
             target.load(t, forwarded),
             pass_on
         );
-        let error = loaded.err().expect("the connection was cut");
+        let error = loaded.expect_err("the connection was cut");
         assert_eq!(error.class(), Class::Transient, "{error}");
         target.discard().await.unwrap();
         assert!(
@@ -463,11 +463,7 @@ async fn publishing_that_fails_half_way_is_undone() {
         let mut target = open::target(&server.url("undone"), &TargetOptions::default()).unwrap();
         target.prepare(&structure).await.unwrap();
         target.finish(&structure).await.unwrap();
-        let error = target
-            .publish()
-            .await
-            .err()
-            .expect("the view cannot be made");
+        let error = target.publish().await.expect_err("the view cannot be made");
         assert!(error.to_string().contains("view v"), "{error}");
         target.discard().await.unwrap();
         let left: Vec<String> = server

@@ -2,7 +2,7 @@
 
 use rowvault::row::cell::{Cell, LARGE_CELL_BYTES, cells};
 use rowvault::source::address::SourceOptions;
-use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, Source, open};
+use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, open};
 use tokio::sync::mpsc;
 
 use crate::mysql_server::{Server, copy, shared};

@@ -2,7 +2,7 @@
 
 use rowvault::failure::{AnyFailure, Class};
 use rowvault::source::address::{SourceOptions, SourceUrl, TablePattern, TargetOptions};
-use rowvault::source::{Source, open};
+use rowvault::source::open;
 
 use crate::mysql_server::{copy, copy_with, shared};
 
@@ -25,8 +25,7 @@ async fn each_missing_right_is_named_with_its_grant() {
     let url = server.url_as("weak", "rights");
     let error = begin(&url)
         .await
-        .err()
-        .expect("one table is not the database");
+        .expect_err("one table is not the database");
     assert_eq!(error.class(), Class::Denied);
     for right in ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "mysql.proc"] {
         assert!(error.to_string().contains(right), "{error}");
@@ -47,8 +46,7 @@ async fn routine_of_another_that_may_not_be_read_is_an_error() {
     server.sql("", "CREATE OR REPLACE USER half@localhost; GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, EXECUTE ON unseen.* TO half@localhost");
     let error = begin(&server.url_as("half", "unseen"))
         .await
-        .err()
-        .expect("it has no body");
+        .expect_err("it has no body");
     assert_eq!(error.class(), Class::Denied);
     assert!(error.to_string().contains("procedure p"), "{error}");
 }

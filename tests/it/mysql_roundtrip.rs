@@ -3,7 +3,7 @@
 use rowvault::row::cell::{Cell, cells};
 use rowvault::row::schema::{Key, KeyOrder};
 use rowvault::source::address::SourceOptions;
-use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, Source, open};
+use rowvault::source::{Order, PIECES_WAITING_MAX, Piece, open};
 use tokio::sync::mpsc;
 
 use crate::mysql_server::{Server, copy, shared};
