@@ -144,7 +144,7 @@ pub struct Find {
 /// repository's.
 pub async fn find(session: &Session, arguments: &Find) -> Result<u8, AnyFailure> {
     let opened = session.open().await?;
-    opened.vault.reader("find")?;
+    opened.vault.reader("find records")?;
     let catalog = opened.catalog().await?;
     let snapshot = session.snapshot(&catalog, &arguments.snapshot)?;
     let request = find::Request {
@@ -280,7 +280,7 @@ struct FileDocument {
 /// Denied with a writer's key; Conflict where a file stands in the way; the repository's.
 pub async fn export(session: &Session, arguments: &Export) -> Result<u8, AnyFailure> {
     let opened = session.open().await?;
-    opened.vault.reader("export")?;
+    opened.vault.reader("export rows")?;
     let catalog = opened.catalog().await?;
     let snapshot = session.snapshot(&catalog, &arguments.snapshot)?;
     let request = export::Request {

@@ -24,6 +24,7 @@ use crate::job::Progress;
 
 const KNOWN: &str = "{msg:<22} {wide_bar} {bytes}/{total_bytes} {prefix} {bytes_per_sec} {eta}";
 const OPEN: &str = "{msg:<22} {spinner} {bytes} {prefix} {bytes_per_sec} {elapsed}";
+const IDLE: &str = "{msg:<22} {spinner} {elapsed}";
 const TICK: Duration = Duration::from_millis(120);
 
 /// What stderr shows.
@@ -77,19 +78,22 @@ impl Screen {
     }
 }
 
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the templates are constants")
+        .progress_chars("=> ")
+}
+
 impl Progress for Screen {
     fn stage(&self, name: &str, bytes: Option<u64>) {
         tracing::info!("{name}");
         if !self.drawn {
             return;
         }
-        let template = if bytes.is_some() { KNOWN } else { OPEN };
-        let style = ProgressStyle::with_template(template)
-            .expect("the templates are constants")
-            .progress_chars("=> ");
+        let template = if bytes.is_some() { KNOWN } else { IDLE };
         self.rows.store(0, Ordering::Relaxed);
         let target = ProgressDrawTarget::stderr();
-        let bar = ProgressBar::with_draw_target(bytes, target).with_style(style);
+        let bar = ProgressBar::with_draw_target(bytes, target).with_style(style(template));
         bar.set_message(name.to_owned());
         bar.enable_steady_tick(TICK);
         self.replace(Some(bar));
@@ -100,6 +104,12 @@ impl Progress for Screen {
         let rows = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         if rows > 0 {
             bar.set_prefix(render::counted(rows, "row"));
+        }
+        match bar.length() {
+            // What was expected is a guess.
+            Some(length) => bar.set_length(length.max(bar.position() + bytes)),
+            None if bar.position() == 0 => bar.set_style(style(OPEN)),
+            None => {}
         }
         bar.inc(bytes);
     }

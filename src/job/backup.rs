@@ -152,7 +152,10 @@ async fn take(
     let catalog = opened.catalog().await?;
     let index = opened.index().await?;
     let writer = Arc::new(Writer::new(opened.vault.clone(), index)?);
-    let captured = capture(opened, source, &writer).await?;
+    let last = catalog.sources.get(&request.name);
+    let last = last.and_then(|source| source.snapshots.last());
+    let expected = last.map(|snapshot| snapshot.record.totals.bytes_read);
+    let captured = capture(opened, source, &writer, expected).await?;
     opened.progress.stage("storing", None);
     let written = writer.written();
     writer.finish().await?;
@@ -194,12 +197,14 @@ async fn capture(
     opened: &Opened,
     source: &mut dyn Source,
     writer: &Arc<Writer>,
+    expected: Option<u64>,
 ) -> Result<Captured, AnyFailure> {
     opened.progress.stage("reading structure", None);
     let taken_at = opened.vault.clock.now();
     let structure = source.begin().await?;
     let mut warnings = structure.warnings.clone();
-    opened.progress.stage("reading rows", None);
+    // About as much as last time: good enough to tell the time that is left.
+    opened.progress.stage("reading rows", expected);
     let read = read_tables(source, &structure, writer, opened.progress.as_ref()).await;
     let (tables, more) = read?;
     warnings.extend(more);

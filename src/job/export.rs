@@ -74,7 +74,7 @@ pub async fn run(
 ) -> Result<Outcome, AnyFailure> {
     let clock = opened.vault.clock.clone();
     let start = clock.elapsed();
-    opened.vault.reader("export")?;
+    opened.vault.reader("export rows")?;
     let manifest = opened.manifest(snapshot).await?;
     let tables = chosen(&manifest, &request.tables)?;
     let paths = paths(&tables, request)?;

@@ -54,7 +54,7 @@ pub async fn start(
     snapshot: &Snapshot,
     request: &Request,
 ) -> Result<Finder, AnyFailure> {
-    opened.vault.reader("find")?;
+    opened.vault.reader("find records")?;
     let manifest = opened.manifest(snapshot).await?;
     let found = select::table(&manifest, &request.table)?;
     let table = found.table.clone();

@@ -4,6 +4,11 @@
 //! ends them by the process id that it started. Long proofs are `#[ignore]`d tests whose names
 //! begin with `long_`; `tests/long.sh` runs them by name.
 
+mod cli_desk;
+mod cli_help;
+mod cli_refusals;
+mod cli_stop;
+mod cli_verbs;
 mod demo;
 mod golden_keys;
 mod hostile_repository;
