@@ -1,0 +1,176 @@
+//! `kill -9` of the real binary at a random moment: the next run needs no person.
+//!
+//! Moments are drawn from a seed over the time that an undisturbed run takes, so that early and
+//! late ones are both met on any machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rowvault::demo::fill;
+use rowvault::random::SeededRandom;
+use rowvault::sample::Sample;
+use rowvault::sample::churn::Churn;
+use tempfile::TempDir;
+
+use crate::sqlite_copy::compare;
+
+/// A repository and a CRM that the binary works on.
+struct Stage {
+    directory: TempDir,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let directory = TempDir::with_prefix("rowvault-kill-").unwrap();
+        let stage = Stage { directory };
+        fill::sqlite(&stage.path("crm.db"), &Sample::new(3, 0.004)).unwrap();
+        stage
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rowvault"));
+        command
+            .args(words)
+            .env_remove("ROWVAULT_CONFIG")
+            .env("ROWVAULT_REPO", self.path("repository"))
+            .env("ROWVAULT_STATE_DIR", self.path("state"))
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if words.first() != Some(&"init") {
+            command.env("ROWVAULT_KEY_FILE", self.path("owner.key"));
+        }
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Duration {
+        let start = Instant::now();
+        let output = self.command(words).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{words:?}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        start.elapsed()
+    }
+
+    /// Runs and kills after `moment`; whether the kill was in time.
+    fn run_killed(&self, words: &[&str], moment: Duration) -> bool {
+        let mut child = self.command(words).spawn().unwrap();
+        std::thread::sleep(moment);
+        let in_time = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        in_time
+    }
+
+    fn init(&self) {
+        self.run(&["init", "--key-file", "owner.key", "--recovery-out", "sheet.txt"]);
+    }
+
+    /// Restores the newest snapshot and compares it with the CRM as it is.
+    fn assert_newest_equals(&self, crm: &Path, name: &str) {
+        let target = self.path(name);
+        let url = format!("sqlite:{}", target.display());
+        self.run(&["restore", "crm@latest", "--to", &url]);
+        compare(crm, &target);
+        std::fs::remove_file(target).unwrap();
+    }
+}
+
+fn moment(random: &SeededRandom, whole: Duration) -> Duration {
+    whole.mul_f64(random.below(1000) as f64 / 1000.0)
+}
+
+fn killed_backups(kills: u64, seed: u64) {
+    let stage = Stage::new();
+    let random = SeededRandom::new(seed);
+    stage.init();
+    let crm = stage.path("crm.db");
+    let url = format!("sqlite:{}", crm.display());
+    let backup = ["backup", url.as_str()];
+    let mut whole = stage.run(&backup);
+    let sample = Sample::new(3, 0.004);
+    let mut churn = Churn::new(&sample);
+    let mut in_time = 0;
+    for day in 0..kills {
+        fill::apply(&crm, churn.crm_day(day)).unwrap();
+        in_time += u64::from(stage.run_killed(&backup, moment(&random, whole)));
+        whole = stage.run(&backup);
+        stage.assert_newest_equals(&crm, "back.db");
+    }
+    stage.run(&["verify", "--data", "all"]);
+    println!("{in_time} of {kills} kills met a running backup; every next run ended well");
+    assert!(in_time > 0, "no kill was in time");
+}
+
+fn killed_restores(kills: u64, seed: u64) {
+    let stage = Stage::new();
+    let random = SeededRandom::new(seed);
+    stage.init();
+    let crm = stage.path("crm.db");
+    stage.run(&["backup", &format!("sqlite:{}", crm.display())]);
+    let target = stage.path("back.db");
+    let url = format!("sqlite:{}", target.display());
+    let restore = ["restore", "crm@latest", "--to", url.as_str()];
+    let whole = stage.run(&restore);
+    std::fs::remove_file(&target).unwrap();
+    let mut in_time = 0;
+    for _ in 0..kills {
+        in_time += u64::from(stage.run_killed(&restore, moment(&random, whole)));
+        if target.exists() {
+            // It was published, so it is whole.
+            compare(&crm, &target);
+            std::fs::remove_file(&target).unwrap();
+        }
+        stage.assert_newest_equals(&crm, "back.db");
+    }
+    println!("{in_time} of {kills} kills met a running restore; none left a half-made file under the name");
+    assert!(in_time > 0, "no kill was in time");
+}
+
+fn killed_inits(kills: u64, seed: u64) {
+    let random = SeededRandom::new(seed);
+    let words = ["init", "--key-file", "owner.key", "--recovery-out", "sheet.txt"];
+    let whole = Stage::new().run(&words);
+    for _ in 0..kills {
+        let stage = Stage::new();
+        stage.run_killed(&words, moment(&random, whole));
+        if !stage.path("owner.key").exists() || !stage.path("repository/repository").exists() {
+            stage.init();
+        }
+        let crm = stage.path("crm.db");
+        stage.run(&["backup", &format!("sqlite:{}", crm.display())]);
+        stage.assert_newest_equals(&crm, "back.db");
+    }
+}
+
+#[test]
+fn backup_killed_at_any_moment_needs_no_person() {
+    killed_backups(5, 1);
+}
+
+#[test]
+fn restore_killed_at_any_moment_leaves_no_half_made_file() {
+    killed_restores(3, 2);
+}
+
+#[test]
+fn init_killed_at_any_moment_goes_on() {
+    killed_inits(3, 3);
+}
+
+#[test]
+#[ignore = "takes minutes: tests/long.sh kill"]
+fn long_kill_backups_restores_and_inits() {
+    killed_backups(50, 11);
+    killed_restores(30, 12);
+    killed_inits(20, 13);
+}
