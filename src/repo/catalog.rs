@@ -312,7 +312,8 @@ fn apply(link: &Linked, living: &mut Vec<Snapshot>, frozen: &mut Option<String>)
         Event::Forgotten(forgotten) => {
             living.retain(|snapshot| !forgotten.snapshots.contains(&snapshot.record.id));
         }
-        Event::Verified(verified) => {
+        // Looking whether objects are there proves nothing about what they hold.
+        Event::Verified(verified) if verified.data_percent > 0 => {
             for snapshot in living.iter_mut() {
                 if verified.snapshots.contains(&snapshot.record.id) {
                     snapshot.verified_at = Some(time);

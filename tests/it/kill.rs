@@ -72,7 +72,13 @@ impl Stage {
     }
 
     fn init(&self) {
-        self.run(&["init", "--key-file", "owner.key", "--recovery-out", "sheet.txt"]);
+        self.run(&[
+            "init",
+            "--key-file",
+            "owner.key",
+            "--recovery-out",
+            "sheet.txt",
+        ]);
     }
 
     /// Restores the newest snapshot and compares it with the CRM as it is.
@@ -132,13 +138,21 @@ fn killed_restores(kills: u64, seed: u64) {
         }
         stage.assert_newest_equals(&crm, "back.db");
     }
-    println!("{in_time} of {kills} kills met a running restore; none left a half-made file under the name");
+    println!(
+        "{in_time} of {kills} kills met a running restore; none left a half-made file under the name"
+    );
     assert!(in_time > 0, "no kill was in time");
 }
 
 fn killed_inits(kills: u64, seed: u64) {
     let random = SeededRandom::new(seed);
-    let words = ["init", "--key-file", "owner.key", "--recovery-out", "sheet.txt"];
+    let words = [
+        "init",
+        "--key-file",
+        "owner.key",
+        "--recovery-out",
+        "sheet.txt",
+    ];
     let whole = Stage::new().run(&words);
     for _ in 0..kills {
         let stage = Stage::new();

@@ -15,6 +15,7 @@ mod hostile_repository;
 mod house;
 mod init;
 mod keys;
+mod kill;
 mod ledger_rights;
 mod moto;
 mod mysql_driver;
