@@ -4,7 +4,7 @@
 //! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
 //!
 //! - ground: [`failure`], [`clock`], [`random`], [`id`]
-//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`]
+//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`]
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
 //! - jobs, one file a verb: [`job`]
@@ -24,6 +24,8 @@ pub mod cut;
 
 pub mod crypto;
 pub mod format;
+
+pub mod retention;
 
 pub mod store;
 
