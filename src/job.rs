@@ -10,6 +10,7 @@ pub mod export;
 pub mod find;
 pub mod init;
 pub mod keys;
+pub mod maintain;
 pub mod restore;
 pub mod stats;
 pub mod verify;
@@ -25,7 +26,7 @@ use crate::format::manifest::Manifest;
 use crate::id::SourceName;
 use crate::random::Random;
 use crate::repo::catalog::{Catalog, Snapshot};
-use crate::repo::index::Index;
+use crate::repo::index::{self, Index};
 use crate::repo::intent::Whoami;
 use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
@@ -136,7 +137,12 @@ impl Opened {
     /// # Errors
     /// The storage's; Corrupt for a damaged index.
     pub async fn index(&self) -> Result<Arc<Index>, AnyFailure> {
-        Ok(Arc::new(Index::load(&self.vault).await?))
+        let context = index::Context {
+            vault: &self.vault,
+            keyring: &self.keyring,
+            state: &self.state,
+        };
+        Ok(Arc::new(Index::load(context).await?))
     }
 
     /// A reader over all that is indexed.

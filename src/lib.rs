@@ -3,7 +3,7 @@
 //! The map of the house, ground floor first. A file may use only what is listed above it; the
 //! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
 //!
-//! - ground: [`failure`], [`clock`], [`random`], [`id`]
+//! - ground: [`failure`], [`planted`], [`clock`], [`random`], [`id`]
 //! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`]
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
@@ -11,6 +11,7 @@
 //! - faces: [`config`], [`cli`], [`demo`]
 
 pub mod failure;
+pub mod planted;
 
 pub mod clock;
 pub mod random;

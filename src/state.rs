@@ -100,6 +100,23 @@ impl State {
         }
     }
 
+    /// The names of the files in `folder`, which need not exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn names(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let path = self.path(folder);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(io_error("read", &path, source)),
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names
+            .collect::<io::Result<Vec<String>>>()
+            .map_err(|source| io_error("read", &path, source))
+    }
+
     /// Replaces `name`, durably and at once.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::format::object::{Error, read_featured, write_body};
-use crate::id::ObjectId;
+use crate::id::{ObjectId, SignerId};
 
 /// A pack and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub struct IndexedPack {
     /// The footer's plain bytes (`pack::Footer::write`).
     #[serde(with = "serde_bytes")]
     pub footer: Vec<u8>,
+    /// On whose word it stands here, where a maintainer wrote down what another had indexed; none:
+    /// on that of who signed this object. Believed from maintainers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<SignerId>,
 }
 
 /// A pack that nothing needs, waiting to be swept.

@@ -164,6 +164,16 @@ impl Keyring {
         *signer == self.owner || self.writers.iter().any(forgets)
     }
 
+    /// Whether `signer` may maintain the repository now: mark packs, and write indexes anew that
+    /// others wrote. That takes the right to forget in every source, those to come included.
+    pub fn may_maintain(&self, signer: &SignerId) -> bool {
+        let maintains = |writer: &Writer| {
+            let forgets = writer.may_forget && writer.sources == Sources::All;
+            writer.signer == *signer && forgets && writer.revoked.is_none()
+        };
+        *signer == self.owner || self.writers.iter().any(maintains)
+    }
+
     /// Whether `signer` may add anything now: new indexes, packs and intents of others are not
     /// built upon.
     pub fn is_active(&self, signer: &SignerId) -> bool {

@@ -21,7 +21,9 @@ use crate::format::manifest::{
 use crate::format::pack::ChunkKind;
 use crate::id::{ChunkId, Digest, SnapshotId, SourceName, Ulid};
 use crate::job::{Opened, Progress};
+use crate::planted;
 use crate::repo::catalog::Catalog;
+use crate::repo::check;
 use crate::repo::intent;
 use crate::repo::ledger::Appended;
 use crate::repo::table::{self, TableWriter, WrittenTable};
@@ -158,7 +160,9 @@ async fn take(
     let captured = capture(opened, source, &writer, expected).await?;
     opened.progress.stage("storing", None);
     let written = writer.written();
-    writer.finish().await?;
+    if !planted::is("manifest before pack") {
+        writer.clone().finish().await?;
+    }
     let mut totals = Totals {
         tables: captured.tables.len() as u64,
         bytes_stored: written.bytes,
@@ -188,7 +192,14 @@ async fn take(
         program: format!("rowvault {}", env!("CARGO_PKG_VERSION")),
         totals,
     };
+    if !planted::is("manifest before pack") {
+        // What was not marked when this backup began may be by now.
+        check::packs_will_stay(opened.reader().await?.as_ref(), &manifest).await?;
+    }
     let outcome = commit(opened, &catalog, request, manifest, intent).await;
+    if planted::is("manifest before pack") {
+        writer.finish().await?;
+    }
     opened.progress.end();
     outcome
 }
@@ -437,7 +448,7 @@ async fn commit(
             });
         }
         let now = opened.catalog().await?;
-        refuse_rivals(&now, name, head, intent)?;
+        refuse_rivals(&now, name, head, intent, manifest.parent)?;
         head = head_of(&now);
     }
 }
@@ -449,6 +460,7 @@ fn refuse_rivals(
     name: &SourceName,
     head: Option<Head>,
     intent: Ulid,
+    parent: Option<SnapshotId>,
 ) -> Result<(), AnyFailure> {
     let since = head.map_or(0, |head| head.number);
     let Some(source) = catalog.sources.get(name) else {
@@ -457,6 +469,11 @@ fn refuse_rivals(
     for link in &source.chain.entries {
         let rival = match &link.entry.event {
             _ if link.entry.number <= since || !link.counts => None,
+            Event::Forgotten(forgotten)
+                if parent.is_some_and(|parent| forgotten.snapshots.contains(&parent)) =>
+            {
+                Some("the snapshot that it builds on was forgotten meanwhile")
+            }
             Event::Snapshot(_) => Some("another backup of the source was committed meanwhile"),
             Event::IntentVoided(voided) if voided.intent == intent => {
                 Some("this backup was passed over as dead, because it took longer than it may")

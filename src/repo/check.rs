@@ -37,6 +37,14 @@ pub enum Error {
     /// The storage.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// Maintenance marked what the snapshot is built on.
+    #[error(
+        "chunk {chunk} was marked to be swept while the backup was using it; no snapshot was made"
+    )]
+    Marked {
+        /// The chunk.
+        chunk: ChunkId,
+    },
     /// Something that the snapshot needs is not there.
     #[error("{what}")]
     Missing {
@@ -51,12 +59,14 @@ impl Failure for Error {
             Error::Table(error) => error.class(),
             Error::Store(error) => error.class(),
             Error::Missing { .. } => Class::Corrupt,
+            Error::Marked { .. } => Class::Busy,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Error::Table(error) => error.hint(),
             Error::Store(error) => error.hint(),
+            Error::Marked { .. } => Some("run the backup again".into()),
             Error::Missing { .. } => Some(
                 "run 'rowvault verify' to see which snapshots are hurt; a new backup sends again what the source still has".into(),
             ),
@@ -222,6 +232,29 @@ pub async fn packs_are_there(reader: &Reader, manifest: &Manifest) -> Result<(),
     }
 }
 
+/// Refuses a snapshot that needs a chunk which lies in marked packs only: they may be gone soon.
+///
+/// # Errors
+/// [`Error::Marked`] names the first.
+pub async fn packs_will_stay(reader: &Reader, manifest: &Manifest) -> Result<(), Error> {
+    let index = reader.index();
+    if !index.has_marks() {
+        return Ok(());
+    }
+    let mut first = None;
+    walk(reader, manifest, &mut HashSet::new(), &mut |need| {
+        let stays = |chunk: &ChunkId| {
+            let mut places = index.places(chunk);
+            places.any(|place| !index.is_marked(&place.pack.id))
+        };
+        if first.is_none() && !stays(&need.chunk) {
+            first = Some(need.chunk);
+        }
+    })
+    .await?;
+    first.map_or(Ok(()), |chunk| Err(Error::Marked { chunk }))
+}
+
 /// A pack that was read.
 #[derive(Debug, Default)]
 pub struct PackChecked {
@@ -280,7 +313,11 @@ async fn whole_or_not(vault: &Vault, path: &ObjectPath) -> Result<Bytes, store::
     }
 }
 
-fn footer(vault: &Vault, bytes: &Bytes) -> Result<Footer, object::Error> {
+/// The footer at the end of the bytes of a pack.
+///
+/// # Errors
+/// [`object::Error`]: there is none, or it was altered.
+pub fn footer(vault: &Vault, bytes: &Bytes) -> Result<Footer, object::Error> {
     let short = || object::Error::Short {
         what: "pack",
         length: bytes.len(),

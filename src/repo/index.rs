@@ -4,19 +4,27 @@
 //! a false match cannot be opened. Invariant: a chunk in several packs has all its places.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::format::index::{Index as IndexBody, IndexedPack, Mark};
+use crate::clock::Timestamp;
+use crate::format::index::{Index as IndexBody, IndexedPack};
+use crate::format::keyring::Keyring;
 use crate::format::object;
 use crate::format::pack::{ChunkKind, Codec, Entry, Footer};
 use crate::id::{ChunkId, ObjectId, SignerId};
 use crate::repo::blob::ChunkFacts;
 use crate::repo::vault::{Error, Vault};
+use crate::state::State;
 use crate::store::{ObjectPath, Prefix};
 
 /// How many index objects are fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
+/// How often the listing is read again, because maintenance replaced an object meanwhile.
+const LISTINGS_MAX: usize = 5;
+/// Index objects never change, so those that were fetched once are kept here.
+const CACHE_FOLDER: &str = "index";
 
 /// A pack that an index names.
 #[derive(Clone, Debug)]
@@ -29,8 +37,32 @@ pub struct Pack {
     pub sessions: Vec<u8>,
     /// The dictionaries that its chunks refer to.
     pub dictionaries: Vec<ChunkId>,
-    /// Who signed the index.
+    /// On whose word it is known.
     pub signer: SignerId,
+}
+
+/// An index object in the storage.
+#[derive(Clone, Debug)]
+pub struct IndexObject {
+    /// Its name.
+    pub id: ObjectId,
+    /// Its stored bytes.
+    pub length: u64,
+    /// The packs that it names.
+    pub packs: Vec<ObjectId>,
+    /// The packs that it marks, where its marks count.
+    pub marks: Vec<ObjectId>,
+}
+
+/// A mark that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// The pack that is to go.
+    pub pack: ObjectId,
+    /// Since when everybody who looks can know, by the storage's clock.
+    pub since: Timestamp,
+    /// The index object that holds the mark.
+    pub object: ObjectId,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +81,8 @@ struct Slot {
 /// A place where a chunk lies.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
+    /// Its number among all places of all chunks, from 0.
+    pub number: usize,
     /// The pack.
     pub pack: &'a Pack,
     /// Offset of the sealed bytes.
@@ -66,64 +100,229 @@ pub struct Place<'a> {
 pub struct Index {
     packs: Vec<Pack>,
     slots: Vec<Slot>,
-    known: HashSet<blake3::Hash>,
+    known: HashSet<(blake3::Hash, SignerId)>,
+    owner: Option<SignerId>,
     sorted: bool,
-    /// Packs that wait to be swept.
-    pub marks: Vec<Mark>,
-    /// The index objects that were read and are not replaced.
-    pub objects: Vec<ObjectId>,
+    marks: HashMap<ObjectId, Marked>,
+    all_marks: Vec<Marked>,
+    /// The index objects that count.
+    pub objects: Vec<IndexObject>,
+    /// Index objects in the storage that others replace.
+    pub replaced: Vec<ObjectId>,
+}
+
+/// An index object with what the storage says of it.
+struct Fetched {
+    id: ObjectId,
+    length: u64,
+    modified: Timestamp,
+    signer: SignerId,
+    body: IndexBody,
+}
+
+/// What maintainers say in index objects, before it is known which of those count.
+#[derive(Default)]
+struct Found {
+    signers: HashMap<ObjectId, SignerId>,
+    /// An object, who replaces it, and whether that is a maintainer.
+    replaces: Vec<(ObjectId, SignerId, bool)>,
+    marks: Vec<Marked>,
+}
+
+impl Found {
+    /// What indexes replace: a maintainer's any other, a writer's only its own.
+    fn replaced(&self) -> HashSet<ObjectId> {
+        let may = |(id, signer, maintains): &&(ObjectId, SignerId, bool)| {
+            *maintains || self.signers.get(id) == Some(signer)
+        };
+        let replaces = self.replaces.iter().filter(may);
+        replaces.map(|(id, ..)| *id).collect()
+    }
+}
+
+/// Who reads the index: the repository, who may write in it, and what this host keeps.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The repository.
+    pub vault: &'a Vault,
+    /// Whose marks and replacements count.
+    pub keyring: &'a Keyring,
+    /// What this host keeps.
+    pub state: &'a State,
 }
 
 impl Index {
-    /// Loads every index object of the repository.
+    /// Loads every index object of the repository, those that were not read before from the
+    /// storage, and forgets here which are gone.
     ///
     /// # Errors
     /// The storage's; Corrupt for an index object that is damaged.
-    pub async fn load(vault: &Vault) -> Result<Index, Error> {
-        let listing = vault.store.list(Prefix::Indexes).await?;
-        let ids = listing
-            .objects
-            .iter()
-            .filter_map(|listed| match listed.path {
-                ObjectPath::Index(id) => Some(id),
-                _ => None,
-            });
-        let mut fetched: Vec<(ObjectId, SignerId, IndexBody)> = stream::iter(ids)
-            .map(|id| async move {
-                let (signer, body) = vault.fetch_index(id).await?;
-                Ok::<_, Error>((id, signer, body))
-            })
-            .buffered(FETCHES_AT_ONCE)
-            .try_collect()
-            .await?;
-        let owner = vault.access.owner;
-        // What the owner says of a chunk's place is tried first.
-        fetched.sort_by_key(|(_, signer, _)| *signer != owner);
-        let replaced = replaced(&fetched, &owner);
-        let mut index = Index::default();
-        for (id, signer, body) in &fetched {
-            if replaced.contains(id) {
-                continue;
+    pub async fn load(context: Context<'_>) -> Result<Index, Error> {
+        let mut listings = 1;
+        loop {
+            match Index::load_once(context).await {
+                Err(Error::Store(error)) if error.is_missing() && listings < LISTINGS_MAX => {
+                    listings += 1;
+                }
+                loaded => return loaded,
             }
-            index.objects.push(*id);
-            index.marks.extend(body.marks.iter().cloned());
-            for pack in &body.packs {
-                index
-                    .add(pack, *signer)
-                    .map_err(|source| Error::body(&ObjectPath::Index(*id), source))?;
+        }
+    }
+
+    async fn load_once(context: Context<'_>) -> Result<Index, Error> {
+        let listing = context.vault.store.list(Prefix::Indexes).await?;
+        let mut ids = HashSet::new();
+        let wanted = listing.objects.into_iter().filter_map(|listed| {
+            let ObjectPath::Index(id) = listed.path else {
+                return None;
+            };
+            ids.insert(id);
+            Some((id, listed.length, listed.modified))
+        });
+        let wanted: Vec<(ObjectId, u64, Timestamp)> = wanted.collect();
+        let mut fetched = stream::iter(wanted)
+            .map(|(id, length, modified)| fetch(context, id, length, modified))
+            .buffered(FETCHES_AT_ONCE);
+        let mut index = Index {
+            owner: Some(context.vault.access.owner),
+            ..Index::default()
+        };
+        let mut found = Found::default();
+        while let Some(one) = fetched.try_next().await? {
+            index.take(context.keyring, &one, &mut found)?;
+        }
+        drop(fetched);
+        let replaced = found.replaced();
+        index.leave_out(&replaced);
+        let counts = |mark: &Marked| !replaced.contains(&mark.object);
+        index.all_marks = found.marks.into_iter().filter(counts).collect();
+        for mark in &index.all_marks {
+            let first = index.marks.entry(mark.pack).or_insert(*mark);
+            if mark.since < first.since {
+                *first = *mark;
             }
         }
         index.sort();
+        for name in context.state.names(CACHE_FOLDER).unwrap_or_default() {
+            let known = name.parse().is_ok_and(|id: ObjectId| ids.contains(&id));
+            if !known {
+                // A cache that cannot be cleared is only too large.
+                let _ = context.state.remove(&format!("{CACHE_FOLDER}/{name}"));
+            }
+        }
         Ok(index)
     }
 
-    /// Adds a pack. What is known already changes nothing; who says something else of a known pack
-    /// adds places, and takes none away.
+    fn take(&mut self, keyring: &Keyring, one: &Fetched, found: &mut Found) -> Result<(), Error> {
+        let maintains = keyring.may_maintain(&one.signer);
+        for pack in &one.body.packs {
+            let word = pack.signer.filter(|_| maintains);
+            let added = self.add(pack, word.unwrap_or(one.signer));
+            added.map_err(|source| Error::body(&ObjectPath::Index(one.id), source))?;
+        }
+        found.signers.insert(one.id, one.signer);
+        let replaces = one.body.replaces.iter();
+        found
+            .replaces
+            .extend(replaces.map(|id| (*id, one.signer, maintains)));
+        if maintains {
+            for mark in &one.body.marks {
+                let since = match one.body.replaces.is_empty() {
+                    true => one.modified,
+                    // Taken over from an earlier object, with the time that the storage gave it.
+                    false => mark.marked_at.min(one.modified),
+                };
+                let (pack, object) = (mark.pack, one.id);
+                found.marks.push(Marked {
+                    pack,
+                    since,
+                    object,
+                });
+            }
+        }
+        self.objects.push(IndexObject {
+            id: one.id,
+            length: one.length,
+            packs: one.body.packs.iter().map(|pack| pack.pack).collect(),
+            marks: match maintains {
+                true => one.body.marks.iter().map(|mark| mark.pack).collect(),
+                false => Vec::new(),
+            },
+        });
+        Ok(())
+    }
+
+    /// Takes out what only replaced objects say.
+    fn leave_out(&mut self, replaced: &HashSet<ObjectId>) {
+        if replaced.is_empty() {
+            return;
+        }
+        let gone = |object: &IndexObject| replaced.contains(&object.id);
+        self.replaced = self
+            .objects
+            .iter()
+            .filter(|o| gone(o))
+            .map(|o| o.id)
+            .collect();
+        if self.replaced.is_empty() {
+            return;
+        }
+        self.objects.retain(|object| !gone(object));
+        self.marks
+            .retain(|_, mark| !replaced.contains(&mark.object));
+        let named: HashSet<ObjectId> = self
+            .objects
+            .iter()
+            .flat_map(|o| o.packs.iter().copied())
+            .collect();
+        let mut numbers = Vec::with_capacity(self.packs.len());
+        let mut kept = 0u32;
+        for pack in &self.packs {
+            let stays = named.contains(&pack.id);
+            numbers.push(stays.then_some(kept));
+            kept += u32::from(stays);
+        }
+        self.slots
+            .retain_mut(|slot| match numbers[slot.pack as usize] {
+                Some(number) => {
+                    slot.pack = number;
+                    true
+                }
+                None => false,
+            });
+        self.packs.retain(|pack| named.contains(&pack.id));
+    }
+
+    /// Whether the pack is marked, and so absent to whoever writes.
+    pub fn is_marked(&self, pack: &ObjectId) -> bool {
+        self.marks.contains_key(pack)
+    }
+
+    /// The marks that count, one a pack, in the order of the packs' names.
+    pub fn marks(&self) -> Vec<Marked> {
+        let mut marks: Vec<Marked> = self.marks.values().copied().collect();
+        marks.sort_unstable_by_key(|mark| mark.pack);
+        marks
+    }
+
+    /// The marks that one index object holds.
+    pub fn marks_of(&self, object: &ObjectId) -> Vec<Marked> {
+        let own = self.all_marks.iter().filter(|mark| mark.object == *object);
+        own.copied().collect()
+    }
+
+    /// Whether any pack is marked.
+    pub fn has_marks(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// Adds a pack on somebody's word. What is known on that word already changes nothing; who says
+    /// something else of a known pack adds places, and takes none away.
     ///
     /// # Errors
     /// [`object::Error`]: the footer is no footer.
     pub fn add(&mut self, pack: &IndexedPack, signer: SignerId) -> Result<(), object::Error> {
-        if !self.known.insert(said(pack)) {
+        if !self.known.insert((said(pack), signer)) {
             return Ok(());
         }
         let footer = Footer::read(&pack.footer)?;
@@ -144,8 +343,12 @@ impl Index {
     /// Makes what was added findable.
     pub fn sort(&mut self) {
         if !self.sorted {
-            self.slots
-                .sort_unstable_by_key(|slot| (slot.name, slot.pack));
+            // What the owner says of a chunk's place is tried first.
+            let (packs, owner) = (&self.packs, self.owner);
+            self.slots.sort_unstable_by_key(|slot| {
+                let signer = packs[slot.pack as usize].signer;
+                (slot.name, Some(signer) != owner, slot.pack)
+            });
             self.slots.shrink_to_fit();
             self.sorted = true;
         }
@@ -174,14 +377,16 @@ impl Index {
         let name = *name;
         self.slots[start..]
             .iter()
-            .take_while(move |slot| slot.name == short)
-            .filter_map(move |slot| {
+            .enumerate()
+            .take_while(move |(_, slot)| slot.name == short)
+            .filter_map(move |(at, slot)| {
                 let pack = &self.packs[slot.pack as usize];
                 let dictionary = match slot.dictionary {
                     0 => None,
                     n => Some(*pack.dictionaries.get(usize::from(n) - 1)?),
                 };
                 Some(Place {
+                    number: start + at,
                     pack,
                     offset: slot.offset,
                     length: slot.length,
@@ -198,20 +403,6 @@ impl Index {
     }
 }
 
-/// What indexes replace: the owner's any other, a writer's only its own.
-fn replaced(fetched: &[(ObjectId, SignerId, IndexBody)], owner: &SignerId) -> HashSet<ObjectId> {
-    let signers: HashMap<ObjectId, SignerId> = fetched
-        .iter()
-        .map(|(id, signer, _)| (*id, *signer))
-        .collect();
-    let mut replaced = HashSet::new();
-    for (_, signer, body) in fetched {
-        let may = |id: &&ObjectId| signer == owner || signers.get(*id) == Some(signer);
-        replaced.extend(body.replaces.iter().filter(may));
-    }
-    replaced
-}
-
 /// All that an index says of a pack, hashed.
 fn said(pack: &IndexedPack) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
@@ -220,6 +411,56 @@ fn said(pack: &IndexedPack) -> blake3::Hash {
     hasher.update(&(pack.sessions.len() as u64).to_le_bytes());
     hasher.update(&pack.sessions).update(&pack.footer);
     hasher.finalize()
+}
+
+impl Index {
+    /// The places of all chunks, by their numbers: for each chunk the numbers of its places.
+    pub fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let first = self.slots.get(start)?;
+            let same = |slot: &&Slot| slot.name == first.name;
+            let end = start + self.slots[start..].iter().take_while(same).count();
+            let range = start..end;
+            start = end;
+            Some(range)
+        })
+    }
+
+    /// The pack of a place, and how many sealed bytes lie there.
+    pub fn place(&self, number: usize) -> (&Pack, u32) {
+        let slot = &self.slots[number];
+        (&self.packs[slot.pack as usize], slot.length)
+    }
+}
+
+async fn fetch(
+    context: Context<'_>,
+    id: ObjectId,
+    length: u64,
+    modified: Timestamp,
+) -> Result<Fetched, Error> {
+    let Context { vault, state, .. } = context;
+    let kept = format!("{CACHE_FOLDER}/{id}");
+    // What is kept and does not open is fetched again: local state is only a cache.
+    let cached = state.read(&kept).ok().flatten();
+    let opened = cached.and_then(|bytes| vault.open_index(id, &bytes).ok());
+    let (signer, body) = match opened {
+        Some(opened) => opened,
+        None => {
+            let bytes = vault.store.get(&ObjectPath::Index(id)).await?;
+            let opened = vault.open_index(id, &bytes)?;
+            let _ = state.write(&kept, &bytes, vault.random.as_ref());
+            opened
+        }
+    };
+    Ok(Fetched {
+        id,
+        length,
+        modified,
+        signer,
+        body,
+    })
 }
 
 fn short(name: &ChunkId) -> [u8; 16] {
@@ -273,6 +514,7 @@ mod tests {
                 entries,
             }
             .write(),
+            signer: None,
         };
         let mut index = Index::default();
         let signer = SignerId([0; 32]);

@@ -21,6 +21,12 @@ pub enum Error {
     /// The storage, or an object in it.
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    /// The storage took our intent, and does not show it as it was written.
+    #[error("{path} was written, and the storage does not show it as it was")]
+    Lost {
+        /// The intent.
+        path: ObjectPath,
+    },
     /// Another backup of the source runs.
     #[error(
         "a backup of {source_name} is running on host {host} (process {process}, since {since})"
@@ -43,12 +49,16 @@ impl Failure for Error {
     fn class(&self) -> Class {
         match self {
             Error::Vault(error) => error.class(),
+            Error::Lost { .. } => Class::Transient,
             Error::Running { .. } => Class::Busy,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Error::Vault(error) => error.hint(),
+            Error::Lost { .. } => {
+                Some("run it again; 'rowvault doctor' says what the storage can carry".into())
+            }
             Error::Running { deadline, .. } => Some(format!(
                 "wait for it; if it died, it is passed over after {deadline}"
             )),
@@ -117,11 +127,32 @@ fn place(id: Ulid) -> String {
     ObjectPath::Intent(id).to_path()
 }
 
+/// An intent as it stands in the storage.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its name.
+    pub id: Ulid,
+    /// When it was written, by the storage's clock.
+    pub modified: Timestamp,
+    /// What it says; none where it cannot be read: then its backup never began, since a backup
+    /// reads its own intent before it goes on.
+    pub body: Option<Body>,
+}
+
+impl Standing {
+    /// When it may be voided, by the storage's clock.
+    pub fn deadline(&self, unread: Duration) -> Timestamp {
+        let lasting = self.body.as_ref();
+        let lasting = lasting.map(|body| body.deadline.since(body.started_at));
+        self.modified.plus(lasting.unwrap_or(unread))
+    }
+}
+
 /// All intents in the storage.
 ///
 /// # Errors
-/// The storage's; Corrupt for an intent that does not open.
-pub async fn list(vault: &Vault) -> Result<Vec<Body>, Error> {
+/// The storage's.
+pub async fn list(vault: &Vault) -> Result<Vec<Standing>, Error> {
     let listing = vault.store.list(Prefix::Intents).await?;
     let mut intents = Vec::new();
     for listed in listing.objects {
@@ -133,13 +164,23 @@ pub async fn list(vault: &Vault) -> Result<Vec<Body>, Error> {
             Err(store::Error::Missing { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        let path = listed.path;
-        let (_, body) = vault
-            .open(Kind::Intent, &place(id), &bytes)
-            .map_err(|source| vault::Error::object(&path, source))?;
-        intents.push(Body::read(&body).map_err(|source| vault::Error::body(&path, source))?);
+        let opened = vault.open(Kind::Intent, &place(id), &bytes).ok();
+        let body = opened.and_then(|(_, body)| Body::read(&body).ok());
+        intents.push(Standing {
+            id,
+            modified: listed.modified,
+            body: body.filter(|body| body.id == id),
+        });
     }
     Ok(intents)
+}
+
+/// Takes away an intent that no longer counts.
+///
+/// # Errors
+/// The storage's.
+pub async fn remove(vault: &Vault, id: Ulid) -> Result<(), Error> {
+    Ok(vault.store.delete(&ObjectPath::Intent(id)).await?)
 }
 
 /// Makes our intent durable, and then looks whether another backup of `source` runs. Intents in
@@ -175,8 +216,15 @@ pub async fn announce(
         return Err(vault::Error::Renamed { path }.into());
     }
     let held = Held { id, path };
-    let others = list(vault).await?;
-    let rival = others.into_iter().find(|other| {
+    let standing = list(vault).await?;
+    let ours = standing.iter().find(|one| one.id == id);
+    if ours.is_none_or(|ours| ours.body.is_none()) {
+        let path = held.path.clone();
+        withdraw(vault, held).await?;
+        return Err(Error::Lost { path });
+    }
+    let mut others = standing.into_iter().filter_map(|one| one.body);
+    let rival = others.find(|other| {
         let counts = !whoami.knows_dead(other) && !voided.contains(&other.id);
         other.source == *source && other.id != id && counts && !is_late(other, now)
     });
@@ -210,13 +258,15 @@ pub async fn withdraw(vault: &Vault, held: Held) -> Result<(), Error> {
 /// # Errors
 /// The storage's.
 pub async fn withdraw_ours(vault: &Vault, whoami: &Whoami) -> Result<(), Error> {
-    for intent in list(vault).await? {
-        let ours = intent.host == whoami.host
+    let ours = |intent: &Body| {
+        intent.host == whoami.host
             && intent.boot == whoami.boot
             && intent.process == whoami.process
-            && intent.process_started == whoami.process_started;
-        if ours {
-            vault.store.delete(&ObjectPath::Intent(intent.id)).await?;
+            && intent.process_started == whoami.process_started
+    };
+    for standing in list(vault).await? {
+        if standing.body.as_ref().is_some_and(ours) {
+            remove(vault, standing.id).await?;
         }
     }
     Ok(())
@@ -232,9 +282,10 @@ pub async fn clear_dead(
     source: &SourceName,
 ) -> Result<usize, Error> {
     let mut cleared = 0;
-    for intent in list(vault).await? {
-        if intent.source == *source && whoami.knows_dead(&intent) {
-            vault.store.delete(&ObjectPath::Intent(intent.id)).await?;
+    for standing in list(vault).await? {
+        let dead = |body: &Body| body.source == *source && whoami.knows_dead(body);
+        if standing.body.as_ref().is_some_and(dead) {
+            remove(vault, standing.id).await?;
             cleared += 1;
         }
     }

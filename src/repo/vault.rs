@@ -260,8 +260,22 @@ impl Vault {
     /// # Errors
     /// As [`Vault::fetch_named`].
     pub async fn fetch_index(&self, id: ObjectId) -> Result<(SignerId, Index), Error> {
+        let bytes = self.store.get(&ObjectPath::Index(id)).await?;
+        self.open_index(id, &bytes)
+    }
+
+    /// Opens the stored bytes of an index, and says who signed it.
+    ///
+    /// # Errors
+    /// Corrupt where they are not those of the name, or do not open.
+    pub fn open_index(&self, id: ObjectId, bytes: &[u8]) -> Result<(SignerId, Index), Error> {
         let path = ObjectPath::Index(id);
-        let (signer, body) = self.fetch_named(&path, Kind::Index, INDEX_PLACE).await?;
+        if object_id(bytes) != id {
+            return Err(Error::Renamed { path });
+        }
+        let (signer, body) = self
+            .open(Kind::Index, INDEX_PLACE, bytes)
+            .map_err(|source| Error::object(&path, source))?;
         let index = Index::read(&body).map_err(|source| Error::body(&path, source))?;
         Ok((signer, index))
     }

@@ -21,6 +21,7 @@ use crate::format::pack::{
     ChunkKind, Entry, Footer, Head, SESSION_BYTES, SessionRecord, write_trailer,
 };
 use crate::id::{ChunkId, ObjectId};
+use crate::planted;
 use crate::random::draw;
 use crate::repo::blob::{self, ChunkFacts, Dictionary};
 use crate::repo::index::Index;
@@ -184,11 +185,8 @@ impl Writer {
         } else {
             let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
             let place = self.index.places(name).find(|place| {
-                let marked = self
-                    .index
-                    .marks
-                    .iter()
-                    .any(|mark| mark.pack == place.pack.id);
+                let marked = self.index.is_marked(&place.pack.id)
+                    && !planted::is("dedup against a marked pack");
                 trusted.contains(&place.pack.signer) && !marked
             });
             place.is_some_and(|place| {
@@ -298,7 +296,12 @@ impl Writer {
     }
 
     fn send(&self, mut filled: Filling) -> Result<(), Error> {
-        self.close(&mut filled);
+        close_pack(
+            &self.vault,
+            Head::length(1),
+            &mut filled.bytes,
+            &filled.footer,
+        );
         let stopped = || Error::Stopped {
             reason: "a pack could not be stored".into(),
         };
@@ -310,20 +313,6 @@ impl Writer {
         self.packs
             .blocking_send((filled.bytes, filled.footer))
             .map_err(|_| stopped())
-    }
-
-    fn close(&self, filled: &mut Filling) {
-        let random = self.vault.random.as_ref();
-        let nonce: [u8; 24] = draw(random);
-        let mut footer = filled.footer.write();
-        let head = &filled.bytes[..Head::length(1)];
-        let associated = footer_associated(&self.vault, head);
-        let key = &self.vault.access.shared.index;
-        seal::seal(key, &nonce, &associated, &mut footer);
-        let length = (footer.len() + nonce.len()) as u32;
-        filled.bytes.extend_from_slice(&nonce);
-        filled.bytes.append(&mut footer);
-        filled.bytes.extend_from_slice(&write_trailer(length));
     }
 
     /// What has been written so far.
@@ -366,7 +355,7 @@ impl Writer {
             }
         }
         check_packs(&self.vault, &needed).await?;
-        if packs.is_empty() {
+        if packs.is_empty() || planted::is("no index flush") {
             return Ok(None);
         }
         let body = IndexBody {
@@ -384,6 +373,19 @@ fn dictionary_number(dictionaries: &mut Vec<ChunkId>, name: ChunkId) -> u16 {
         dictionaries.len() - 1
     });
     at as u16 + 1
+}
+
+/// Ends a pack whose head (of `head_length` bytes) and chunks stand in `bytes`.
+pub fn close_pack(vault: &Vault, head_length: usize, bytes: &mut Vec<u8>, footer: &Footer) {
+    let nonce: [u8; 24] = draw(vault.random.as_ref());
+    let mut sealed = footer.write();
+    let associated = footer_associated(vault, &bytes[..head_length]);
+    let key = &vault.access.shared.index;
+    seal::seal(key, &nonce, &associated, &mut sealed);
+    let length = (sealed.len() + nonce.len()) as u32;
+    bytes.extend_from_slice(&nonce);
+    bytes.append(&mut sealed);
+    bytes.extend_from_slice(&write_trailer(length));
 }
 
 /// What a session key's envelope is bound to.
@@ -441,6 +443,7 @@ async fn upload_one(
         length,
         sessions,
         footer: footer.write(),
+        signer: None,
     })
 }
 

@@ -1,0 +1,38 @@
+//! Planted bugs: mistakes that the tests must catch, each chosen by name when a test process starts.
+//!
+//! A test that cannot fail proves nothing. With the feature `planted` the variable
+//! `ROWVAULT_PLANTED` names one of [`NAMES`], and the code at its place then does the wrong thing;
+//! without the feature every question is answered with a constant no. Invariant: never in a
+//! release build.
+
+#[cfg(all(feature = "planted", not(debug_assertions)))]
+compile_error!("the feature `planted` is for tests and must not be in a release build");
+
+/// The planted bugs.
+pub const NAMES: &[&str] = &[
+    "manifest before pack",
+    "list error as empty list",
+    "no index flush",
+    "grace 0",
+    "sweep by local clock",
+    "no second mark",
+    "lease without fencing",
+    "dedup against a marked pack",
+    "head not kept",
+];
+
+/// Whether the bug `name` was chosen.
+#[cfg(feature = "planted")]
+pub fn is(name: &str) -> bool {
+    static CHOSEN: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("ROWVAULT_PLANTED").ok());
+    debug_assert!(NAMES.contains(&name), "no such planted bug: {name}");
+    CHOSEN.as_deref() == Some(name)
+}
+
+/// Whether the bug `name` was chosen: no.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn is(_: &str) -> bool {
+    false
+}

@@ -1,0 +1,277 @@
+//! The plan of a prune, carried out: marks, deletions, packs and indexes written anew.
+//!
+//! Before each deletion the lease is asked. What is written anew is read back whole before anything
+//! that it replaces goes. Invariant: a sweep that is cut short at any point leaves a repository
+//! that restores as before, and the next one goes on from there.
+
+mod repack;
+
+use std::collections::HashSet;
+
+use crate::failure::{Class, Failure};
+use crate::format::index::{Index as IndexBody, Mark};
+use crate::format::object;
+use crate::id::{ObjectId, SourceHash};
+use crate::repo::index::{Index, IndexObject};
+use crate::repo::lease::{self, Lease};
+use crate::repo::prune::{Plan, Sized};
+use crate::repo::vault::{self, Vault};
+use crate::store::{self, ObjectPath};
+
+/// Index objects are joined until one has about this many bytes of footers.
+const INDEX_BYTES_MAX: usize = 8 << 20;
+/// An index object of fewer bytes than this is small.
+const SMALL_INDEX_BYTES: u64 = 1 << 20;
+/// Small index objects are joined when there are more of them than this.
+const SMALL_INDEXES_MAX: usize = 32;
+
+/// Why a sweep stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage, or an object in it.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The lease.
+    #[error(transparent)]
+    Lease(#[from] lease::Error),
+    /// A footer in an index is none.
+    #[error("an index object cannot be written anew")]
+    Footer(#[from] object::Error),
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Vault(error) => error.class(),
+            Error::Lease(error) => error.class(),
+            Error::Footer(error) => error.class(),
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Vault(error) => error.hint(),
+            Error::Lease(error) => error.hint(),
+            Error::Footer(error) => error.hint(),
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Error::Vault(error.into())
+    }
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Packs that were deleted.
+    pub packs_deleted: u64,
+    /// Packs whose needed chunks were moved into others.
+    pub packs_rewritten: u64,
+    /// Bytes of deleted packs.
+    pub bytes_freed: u64,
+    /// Bytes of packs that were marked now.
+    pub bytes_marked: u64,
+    /// Manifests that were deleted.
+    pub manifests_deleted: u64,
+    /// What could not be moved, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Carries out a plan under a lease.
+pub struct Sweep<'a> {
+    vault: &'a Vault,
+    index: &'a Index,
+    lease: &'a mut Lease,
+    swept: Swept,
+}
+
+impl<'a> Sweep<'a> {
+    /// A sweep over what `index` names, by the right of `lease`.
+    pub fn new(vault: &'a Vault, index: &'a Index, lease: &'a mut Lease) -> Sweep<'a> {
+        Sweep {
+            vault,
+            index,
+            lease,
+            swept: Swept::default(),
+        }
+    }
+
+    /// Does what `plan` says, and deletes `manifests`, which no living snapshot has.
+    ///
+    /// # Errors
+    /// The lease is lost, or the storage's. What was done by then stays done.
+    pub async fn run(
+        mut self,
+        plan: &Plan,
+        manifests: &[(SourceHash, ObjectId)],
+    ) -> Result<Swept, Error> {
+        let unmark: HashSet<ObjectId> = plan.unmark.iter().copied().collect();
+        self.rewrite(&self.marking(&unmark), &HashSet::new(), &unmark)
+            .await?;
+        let moved = self.repack(plan).await?;
+        self.mark(plan.mark.iter().chain(&moved)).await?;
+        for (source, id) in manifests {
+            self.delete(&ObjectPath::Manifest(*source, *id)).await?;
+            self.swept.manifests_deleted += 1;
+        }
+        for Sized { pack, bytes } in &plan.delete {
+            self.delete(&ObjectPath::Pack(*pack)).await?;
+            self.swept.packs_deleted += 1;
+            self.swept.bytes_freed += bytes;
+        }
+        let deleted = plan.delete.iter().map(|sized| sized.pack);
+        let dead: HashSet<ObjectId> = deleted.chain(plan.gone.iter().copied()).collect();
+        // First no index names a pack that is gone, then no mark does: in between it is absent to
+        // whoever writes.
+        self.rewrite(&self.naming(&dead), &dead, &HashSet::new())
+            .await?;
+        self.rewrite(&self.marking(&dead), &dead, &dead).await?;
+        for id in &self.index.replaced {
+            self.delete(&ObjectPath::Index(*id)).await?;
+        }
+        Ok(self.swept)
+    }
+
+    /// Deletes an object, if we still may.
+    async fn delete(&mut self, path: &ObjectPath) -> Result<(), Error> {
+        self.lease.hold(self.vault).await?;
+        Ok(self.vault.store.delete(path).await?)
+    }
+
+    async fn mark(&mut self, packs: impl Iterator<Item = &Sized>) -> Result<(), Error> {
+        let marked_at = self.lease.renewed_at();
+        let mut marks = Vec::new();
+        for Sized { pack, bytes } in packs {
+            self.swept.bytes_marked += bytes;
+            marks.push(Mark {
+                pack: *pack,
+                marked_at,
+            });
+        }
+        if !marks.is_empty() {
+            self.lease.hold(self.vault).await?;
+            self.put_index(&IndexBody {
+                marks,
+                ..IndexBody::default()
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Stores an index and reads it back: some storages say yes and keep nothing.
+    async fn put_index(&self, body: &IndexBody) -> Result<(), Error> {
+        let id = self.vault.put_index(body).await?;
+        self.vault.fetch_index(id).await?;
+        Ok(())
+    }
+
+    async fn repack(&mut self, plan: &Plan) -> Result<Vec<Sized>, Error> {
+        if plan.repack.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.lease.hold(self.vault).await?;
+        let moved = repack::repack(self.vault, self.index, plan).await?;
+        if !moved.packs.is_empty() {
+            self.put_index(&IndexBody {
+                packs: moved.packs,
+                ..IndexBody::default()
+            })
+            .await?;
+        }
+        self.swept.packs_rewritten += moved.emptied.len() as u64;
+        self.swept.warnings.extend(moved.warnings);
+        Ok(moved.emptied)
+    }
+
+    /// The index objects that mark one of `packs`.
+    fn marking(&self, packs: &HashSet<ObjectId>) -> Vec<&'a IndexObject> {
+        let marks = |object: &&IndexObject| object.marks.iter().any(|pack| packs.contains(pack));
+        self.index.objects.iter().filter(marks).collect()
+    }
+
+    /// The index objects that name one of `packs`, and the small ones where they are many.
+    fn naming(&self, packs: &HashSet<ObjectId>) -> Vec<&'a IndexObject> {
+        let small =
+            |object: &IndexObject| object.length < SMALL_INDEX_BYTES && object.marks.is_empty();
+        let many = self.index.objects.iter().filter(|o| small(o)).count() > SMALL_INDEXES_MAX;
+        let named = |object: &&IndexObject| {
+            (many && small(object)) || object.packs.iter().any(|pack| packs.contains(pack))
+        };
+        self.index.objects.iter().filter(named).collect()
+    }
+
+    /// Writes index objects anew, several in one, without these packs and these marks, and deletes
+    /// the old ones.
+    async fn rewrite(
+        &mut self,
+        objects: &[&IndexObject],
+        packs: &HashSet<ObjectId>,
+        marks: &HashSet<ObjectId>,
+    ) -> Result<(), Error> {
+        let mut joined = IndexBody::default();
+        let mut bytes = 0;
+        for object in objects {
+            let (signer, body) = match self.vault.fetch_index(object.id).await {
+                Ok(fetched) => fetched,
+                // An earlier step of this sweep wrote it anew.
+                Err(vault::Error::Store(error)) if error.is_missing() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for mut pack in body.packs {
+                if !packs.contains(&pack.pack) {
+                    bytes += pack.footer.len();
+                    pack.signer = self.word(&pack.pack, pack.signer, signer);
+                    joined.packs.push(pack);
+                }
+            }
+            let stay = self.index.marks_of(&object.id).into_iter();
+            joined.marks.extend(
+                stay.filter(|mark| !marks.contains(&mark.pack))
+                    .map(|mark| Mark {
+                        pack: mark.pack,
+                        marked_at: mark.since,
+                    }),
+            );
+            joined.replaces.push(object.id);
+            if bytes >= INDEX_BYTES_MAX {
+                self.replace(std::mem::take(&mut joined)).await?;
+                bytes = 0;
+            }
+        }
+        self.replace(joined).await
+    }
+
+    /// On whose word a pack stands in an index that we write anew: none for our own.
+    fn word(
+        &self,
+        pack: &ObjectId,
+        claimed: Option<crate::id::SignerId>,
+        signer: crate::id::SignerId,
+    ) -> Option<crate::id::SignerId> {
+        let mut known = self.index.packs().iter().filter(|known| known.id == *pack);
+        // A claim that was not believed when the index was loaded is not passed on.
+        let word = match claimed {
+            Some(claimed) if known.any(|known| known.signer == claimed) => claimed,
+            _ => signer,
+        };
+        (word != self.vault.access.signer.id()).then_some(word)
+    }
+
+    async fn replace(&mut self, joined: IndexBody) -> Result<(), Error> {
+        if joined.replaces.is_empty() {
+            return Ok(());
+        }
+        self.lease.hold(self.vault).await?;
+        let old = joined.replaces.clone();
+        if !joined.packs.is_empty() || !joined.marks.is_empty() {
+            self.put_index(&joined).await?;
+        }
+        for id in old {
+            self.delete(&ObjectPath::Index(id)).await?;
+        }
+        Ok(())
+    }
+}
