@@ -538,21 +538,22 @@ mod tests {
     fn a_writer_replaces_its_own_indexes_and_the_owner_all() {
         let (owner, one, two) = (SignerId([0; 32]), SignerId([1; 32]), SignerId([2; 32]));
         let id = |byte: u8| ObjectId([byte; 32]);
-        let index = |byte: u8, signer: SignerId, replaces: &[u8]| {
-            let body = IndexBody {
-                replaces: replaces.iter().map(|byte| id(*byte)).collect(),
-                ..IndexBody::default()
-            };
-            (id(byte), signer, body)
+        let replaced = |written: &[(u8, SignerId, &[u8])]| {
+            let mut found = Found::default();
+            for (object, signer, replaces) in written {
+                found.signers.insert(id(*object), *signer);
+                let replaces = replaces.iter();
+                found
+                    .replaces
+                    .extend(replaces.map(|byte| (id(*byte), *signer, *signer == owner)));
+            }
+            found.replaced()
         };
-        let written = [
-            index(1, one, &[]),
-            index(2, two, &[1, 2, 9]),
-            index(3, one, &[1]),
-        ];
-        assert_eq!(replaced(&written[..2], &owner), HashSet::from([id(2)]));
-        assert_eq!(replaced(&written, &owner), HashSet::from([id(1), id(2)]));
-        let by_owner = [index(1, one, &[]), index(2, owner, &[1])];
-        assert_eq!(replaced(&by_owner, &owner), HashSet::from([id(1)]));
+        let mut written = vec![(1, one, &[][..]), (2, two, &[1, 2, 9])];
+        assert_eq!(replaced(&written), HashSet::from([id(2)]));
+        written.push((3, one, &[1]));
+        assert_eq!(replaced(&written), HashSet::from([id(1), id(2)]));
+        let by_owner = [(1, one, &[][..]), (2, owner, &[1])];
+        assert_eq!(replaced(&by_owner), HashSet::from([id(1)]));
     }
 }
