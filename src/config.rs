@@ -498,7 +498,7 @@ mod tests {
 
     #[test]
     fn everything_is_read_and_paths_start_at_the_file() {
-        let parsed = read(
+        let Ok(parsed) = read(
             r#"
             [repository]
             url = "../repo"
@@ -516,9 +516,9 @@ mod tests {
             [[source]]
             url = "sqlite:shop.db"
             "#,
-        )
-        .ok()
-        .expect("the text is good");
+        ) else {
+            panic!("the text is good");
+        };
         let repository = &parsed.repository;
         assert_eq!(repository.url.as_deref(), Some("/etc/rowvault/../repo"));
         assert_eq!(
