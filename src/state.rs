@@ -140,6 +140,59 @@ impl State {
             .map_err(|source| io_error("write", &parent, source))
     }
 
+    /// Makes a new file `name`, which must not be there, to be written by and by. It is not
+    /// durable until its writer syncs it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(&self, name: &str) -> Result<File, Error> {
+        let path = self.path(name);
+        let parent = path.parent().unwrap_or(&self.directory).to_path_buf();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&parent)
+            .map_err(|source| io_error("make", &parent, source))?;
+        OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| io_error("write", &path, source))
+    }
+
+    /// Opens the file `name` to be read by and by; none where there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_file(&self, name: &str) -> Result<Option<File>, Error> {
+        let path = self.path(name);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error("read", &path, source)),
+        }
+    }
+
+    /// The names in the directory `name`; none where there is no such directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn names(&self, name: &str) -> Result<Vec<String>, Error> {
+        let path = self.path(name);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(io_error("read", &path, source)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| io_error("read", &path, source))?;
+            names.extend(entry.file_name().into_string());
+        }
+        Ok(names)
+    }
+
     /// Removes `name`; that it is not there is fine.
     ///
     /// # Errors

@@ -57,7 +57,8 @@ pub struct ColumnFilter {
 pub struct RunChunk {
     /// The chunk's name.
     pub name: ChunkId,
-    /// Canonical key of the first row or deletion; empty where the table has no key.
+    /// Canonical key of the first row or deletion, or a key before it: where a range of a base run
+    /// was rewritten, the place where that range began. Empty where the table has no key.
     #[serde(with = "serde_bytes")]
     pub first: Vec<u8>,
     /// Canonical key of the last row or deletion.
@@ -116,9 +117,13 @@ pub struct Run {
     pub kind: RunKind,
     /// 0 for a base and for a fresh delta; a fold of eight of tier n has n + 1.
     pub tier: u8,
-    /// Its place in time among the runs of its table: 0 for a first base, and one more than any
+    /// Its place in time among the runs of its table: 0 for a new base, and more than that of any
     /// run below for each run written later; a fold has that of its newest part.
     pub sequence: u64,
+    /// The largest `covers` of its chunks: where a delta's sequence is above it, no base range
+    /// needs to be looked at.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub covers_max: u64,
     /// How many cells a row has.
     pub columns: u32,
     /// Rows put.
@@ -163,6 +168,19 @@ impl Run {
         check_order(&run.chunks)?;
         Ok(run)
     }
+}
+
+/// The bytes of one chunk's description, as a shadow keeps it.
+pub fn write_chunk(chunk: &RunChunk) -> Vec<u8> {
+    write_body(chunk)
+}
+
+/// Reads one chunk's description.
+///
+/// # Errors
+/// [`Error`]: undecodable.
+pub fn read_chunk(bytes: &[u8]) -> Result<RunChunk, Error> {
+    read_body(bytes, "run chunk")
 }
 
 /// The bytes of a page.

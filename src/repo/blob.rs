@@ -247,6 +247,69 @@ impl Realm {
                 .ok_or(Error::Content { what, length }),
         }
     }
+
+    fn frame_associated(&self, generation: &[u8; 24], number: u64, last: bool) -> Vec<u8> {
+        let mut out = b"rowvault v1 shadow frame".to_vec();
+        out.extend_from_slice(&self.repository.0);
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(generation);
+        out.extend_from_slice(&number.to_le_bytes());
+        out.push(u8::from(last));
+        out
+    }
+
+    /// Seals a frame of a local file: nonce, ciphertext, tag. `generation` is drawn for the file,
+    /// so that no frame opens in another file, in another place of it, or without its end.
+    pub fn seal_frame(
+        &self,
+        place: FramePlace<'_>,
+        plain: &[u8],
+        key: &SymmetricKey,
+        random: &dyn Random,
+    ) -> Vec<u8> {
+        let nonce = draw(random);
+        let associated = self.frame_associated(place.generation, place.number, place.last);
+        let mut body = Vec::with_capacity(plain.len() + 16);
+        body.extend_from_slice(plain);
+        seal::seal(key, &nonce, &associated, &mut body);
+        let mut out = Vec::with_capacity(24 + body.len());
+        out.extend_from_slice(&nonce);
+        out.append(&mut body);
+        out
+    }
+
+    /// Opens a frame in the place that it was sealed for.
+    ///
+    /// # Errors
+    /// Corrupt: altered, or from another place.
+    pub fn open_frame(
+        &self,
+        place: FramePlace<'_>,
+        sealed: &[u8],
+        key: &SymmetricKey,
+    ) -> Result<Vec<u8>, Error> {
+        let what = "shadow";
+        if sealed.len() < SEAL_BYTES {
+            return Err(Error::Tampered { what });
+        }
+        let (nonce, body) = sealed.split_at(24);
+        let associated = self.frame_associated(place.generation, place.number, place.last);
+        let mut plain = body.to_vec();
+        seal::open(key, &fixed(nonce), &associated, &mut plain)
+            .map_err(|_| Error::Tampered { what })?;
+        Ok(plain)
+    }
+}
+
+/// Where a frame of a local file stands.
+#[derive(Clone, Copy, Debug)]
+pub struct FramePlace<'a> {
+    /// What was drawn for the file.
+    pub generation: &'a [u8; 24],
+    /// The frame's number, from 0.
+    pub number: u64,
+    /// Whether the file ends with it.
+    pub last: bool,
 }
 
 fn fixed<const N: usize>(slice: &[u8]) -> [u8; N] {
