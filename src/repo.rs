@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod prune;
 pub mod reader;
 pub mod select;
+pub mod shadow;
 pub mod sweep;
 pub mod table;
 pub mod value;

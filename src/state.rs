@@ -174,25 +174,6 @@ impl State {
         }
     }
 
-    /// The names in the directory `name`; none where there is no such directory.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn names(&self, name: &str) -> Result<Vec<String>, Error> {
-        let path = self.path(name);
-        let entries = match fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(io_error("read", &path, source)),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|source| io_error("read", &path, source))?;
-            names.extend(entry.file_name().into_string());
-        }
-        Ok(names)
-    }
-
     /// Removes `name`; that it is not there is fine.
     ///
     /// # Errors

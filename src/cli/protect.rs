@@ -135,6 +135,9 @@ pub struct Backup {
     /// Leave out tables that fit this pattern, such as public.log_*; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub exclude_table: Vec<String>,
+    /// Store every row anew, and audit what was stored before
+    #[arg(long)]
+    pub full: bool,
     /// Give the snapshot this tag; may be repeated
     #[arg(long, value_name = "TAG")]
     pub tag: Vec<String>,
@@ -319,6 +322,10 @@ async fn take(
         name: chosen.name.clone(),
         tags,
         lasting: backup::LASTING,
+        reading: match arguments.full {
+            true => backup::Reading::All,
+            false => backup::Reading::Changes,
+        },
     };
     let work = backup::run(opened, source.as_mut(), &request);
     let taken = tokio::select! {

@@ -4,33 +4,34 @@
 //! entry. Invariant: whatever fails before the ledger entry, no snapshot exists; whatever fails
 //! after it, the snapshot is whole.
 
+mod audit;
+mod capture;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-
 use crate::clock::Timestamp;
-use crate::failure::{AnyFailure, Class, Failure};
+use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::{Event, Head, SnapshotRecord};
-use crate::format::manifest::{
-    Manifest, ManifestTable, Mode, StoredOrder, StructureReference, Totals,
-};
+use crate::format::manifest::{Manifest, ManifestTable, Mode, StructureReference, Totals};
 use crate::format::pack::ChunkKind;
-use crate::id::{ChunkId, Digest, SnapshotId, SourceName, Ulid};
-use crate::job::{Opened, Progress};
+use crate::format::shadow::{CAPTURE_VERSION, Shadow};
+use crate::id::{ChunkId, SnapshotId, SourceName, Ulid};
+use crate::job::Opened;
 use crate::planted;
-use crate::repo::catalog::Catalog;
+use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::check;
 use crate::repo::intent;
 use crate::repo::ledger::Appended;
-use crate::repo::table::{self, TableWriter, WrittenTable};
-use crate::repo::writer::Writer;
-use crate::row::schema::{Structure, StructurePart, Table};
-use crate::source::{Order, PIECES_WAITING_MAX, Piece, PieceReceiver, Source};
+use crate::repo::shadow::{Found, How, Keeper, Mirrored};
+use crate::repo::writer::{Writer, Written};
+use crate::row::schema::{Structure, StructurePart};
+use crate::source::Source;
+use capture::{Read, Tables};
 
+/// After this, a backup reads every row into new base runs, and audits what was there.
+pub const FULL_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Structure is stored in chunks of this size.
 const STRUCTURE_CHUNK_BYTES: usize = 1 << 20;
 /// How long a backup may take before others may pass over it, where nothing else is asked.
@@ -44,6 +45,19 @@ pub struct Request {
     pub tags: Vec<String>,
     /// After this, others may pass over this backup as dead.
     pub lasting: Duration,
+    /// What is stored.
+    pub reading: Reading,
+}
+
+/// What a backup stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// What changed since the last snapshot; all, where this host does not know what changed, and
+    /// every 30 days.
+    #[default]
+    Changes,
+    /// All, into new base runs; what was stored before is audited.
+    All,
 }
 
 impl Request {
@@ -53,6 +67,7 @@ impl Request {
             name,
             tags: Vec::new(),
             lasting: LASTING,
+            reading: Reading::Changes,
         }
     }
 }
@@ -140,9 +155,62 @@ fn voided_intents(catalog: &Catalog, name: &SourceName) -> HashSet<Ulid> {
 struct Captured {
     taken_at: Timestamp,
     structure: Structure,
-    tables: Vec<ManifestTable>,
+    read: Read,
     parts: Vec<StructureReference>,
-    warnings: Vec<String>,
+}
+
+/// What this backup builds on.
+struct Ground {
+    newest: Option<Snapshot>,
+    keeper: Keeper,
+    shadow: Option<Shadow>,
+    how: How,
+    warning: Option<String>,
+}
+
+impl Ground {
+    fn of(opened: &Opened, catalog: &Catalog, request: &Request) -> Result<Ground, AnyFailure> {
+        let name = &request.name;
+        let source = catalog.sources.get(name);
+        let newest = source.and_then(|source| source.snapshots.last()).cloned();
+        let hash = opened.vault.source_hash(name);
+        let keeper = Keeper::new(opened.vault.clone(), opened.state.clone(), &hash);
+        let mirrored = newest.as_ref().map(|newest| Mirrored {
+            snapshot: newest.record.id,
+            manifest: newest.record.manifest,
+            entry: newest.entry,
+        });
+        let (shadow, warning) = match mirrored.map(|mirrored| keeper.load(mirrored)).transpose()? {
+            None => (None, None),
+            Some(Found::Mirror(shadow)) => (Some(*shadow), None),
+            Some(Found::Nothing(why)) => (
+                None,
+                Some(format!("all of {name} is stored anew, because {why}")),
+            ),
+        };
+        keeper.clear(shadow.as_ref())?;
+        let now = opened.vault.clock.now();
+        let due = |shadow: &Shadow| now.since(shadow.full_at) >= FULL_EVERY;
+        let how = match &shadow {
+            None => How::Anew,
+            Some(shadow) if request.reading == Reading::All || due(shadow) => How::Audit,
+            Some(_) => How::Changes,
+        };
+        Ok(Ground {
+            newest,
+            keeper,
+            shadow,
+            how,
+            warning,
+        })
+    }
+
+    fn mode(&self) -> Mode {
+        match self.how {
+            How::Changes => Mode::Rows,
+            How::Anew | How::Audit => Mode::Full,
+        }
+    }
 }
 
 async fn take(
@@ -152,240 +220,119 @@ async fn take(
     intent: Ulid,
 ) -> Result<Outcome, AnyFailure> {
     let catalog = opened.catalog().await?;
+    let ground = Ground::of(opened, &catalog, request)?;
     let index = opened.index().await?;
     let writer = Arc::new(Writer::new(opened.vault.clone(), index)?);
-    let last = catalog.sources.get(&request.name);
-    let last = last.and_then(|source| source.snapshots.last());
-    let expected = last.map(|snapshot| snapshot.record.totals.bytes_read);
-    let captured = capture(opened, source, &writer, expected).await?;
+    let captured = capture(opened, source, &writer, &ground).await?;
     opened.progress.stage("storing", None);
     let written = writer.written();
     if !planted::is("manifest before pack") {
         writer.clone().finish().await?;
     }
-    let mut totals = Totals {
-        tables: captured.tables.len() as u64,
-        bytes_stored: written.bytes,
-        chunks_new: written.chunks_new,
-        chunks_reused: written.chunks_reused,
-        ..Totals::default()
-    };
-    for table in &captured.tables {
-        totals.rows += table.rows;
-        totals.rows_put += table.rows_put;
-        totals.rows_deleted += table.rows_deleted;
-        totals.bytes_read += table.bytes_raw;
-    }
+    let (full_at, mode) = (captured.taken_at, ground.mode());
+    let Read {
+        tables,
+        shadows,
+        warnings,
+        wrong,
+    } = captured.read;
     let manifest = Manifest {
         required: Vec::new(),
         snapshot: SnapshotId::draw(opened.vault.random.as_ref()),
         source: request.name.clone(),
         engine: captured.structure.engine,
         taken_at: captured.taken_at,
-        mode: Mode::Full,
-        parent: None,
-        tables: captured.tables,
+        mode,
+        parent: ground.shadow.as_ref().map(|shadow| shadow.snapshot),
+        totals: totals(&tables, &written),
+        tables,
         structure: captured.parts,
         facts: captured.structure.facts,
-        warnings: captured.warnings,
+        warnings,
         host: opened.whoami.host.clone(),
         program: format!("rowvault {}", env!("CARGO_PKG_VERSION")),
-        totals,
     };
     if !planted::is("manifest before pack") {
         // What was not marked when this backup began may be by now.
         check::packs_will_stay(opened.reader().await?.as_ref(), &manifest).await?;
     }
-    let outcome = commit(opened, &catalog, request, manifest, intent).await;
+    let mut outcome = commit(opened, &catalog, request, manifest, intent).await?;
     if planted::is("manifest before pack") {
         writer.finish().await?;
     }
+    let shadow = Shadow {
+        required: Vec::new(),
+        capture: CAPTURE_VERSION,
+        snapshot: outcome.record.id,
+        manifest: outcome.record.manifest,
+        entry: outcome.head.number,
+        full_at: match &ground.shadow {
+            Some(shadow) if mode == Mode::Rows => shadow.full_at,
+            _ => full_at,
+        },
+        tables: shadows,
+    };
+    if let Err(error) = ground.keeper.swap(&shadow) {
+        let error = AnyFailure::from(error);
+        let warning = format!("the next backup will store all of it anew, because {error}");
+        outcome.warnings.push(warning);
+    }
+    let audited = audit::compare(opened, &ground, request, &outcome, wrong).await;
     opened.progress.end();
-    outcome
+    audited.map(|()| outcome)
+}
+
+fn totals(tables: &[ManifestTable], written: &Written) -> Totals {
+    let mut totals = Totals {
+        tables: tables.len() as u64,
+        bytes_stored: written.bytes,
+        chunks_new: written.chunks_new,
+        chunks_reused: written.chunks_reused,
+        ..Totals::default()
+    };
+    for table in tables {
+        totals.rows += table.rows;
+        totals.rows_put += table.rows_put;
+        totals.rows_deleted += table.rows_deleted;
+        totals.bytes_read += table.bytes_raw;
+    }
+    totals
 }
 
 async fn capture(
     opened: &Opened,
     source: &mut dyn Source,
     writer: &Arc<Writer>,
-    expected: Option<u64>,
+    ground: &Ground,
 ) -> Result<Captured, AnyFailure> {
     opened.progress.stage("reading structure", None);
     let taken_at = opened.vault.clock.now();
     let structure = source.begin().await?;
     let mut warnings = structure.warnings.clone();
+    warnings.extend(ground.warning.clone());
     // About as much as last time: good enough to tell the time that is left.
+    let expected = ground.newest.as_ref();
+    let expected = expected.map(|newest| newest.record.totals.bytes_read);
     opened.progress.stage("reading rows", expected);
-    let read = read_tables(source, &structure, writer, opened.progress.as_ref()).await;
-    let (tables, more) = read?;
-    warnings.extend(more);
+    let tables = Tables {
+        source,
+        writer,
+        keeper: &ground.keeper,
+        shadow: ground.shadow.as_ref(),
+        how: ground.how,
+        progress: opened.progress.as_ref(),
+    };
+    let mut read = tables.read(&structure).await?;
     source.end().await?;
     let parts = store_parts(writer, structure.parts.clone()).await?;
+    warnings.append(&mut read.warnings);
+    read.warnings = warnings;
     Ok(Captured {
         taken_at,
         structure,
-        tables,
+        read,
         parts,
-        warnings,
     })
-}
-
-async fn read_tables(
-    source: &dyn Source,
-    structure: &Structure,
-    writer: &Arc<Writer>,
-    progress: &dyn Progress,
-) -> Result<(Vec<ManifestTable>, Vec<String>), AnyFailure> {
-    let read: Vec<(usize, ManifestTable, Option<String>)> =
-        stream::iter(structure.tables.iter().enumerate())
-            .map(|(at, table)| async move {
-                let (table, warning) = read_table(source, table, writer, progress).await?;
-                Ok::<_, AnyFailure>((at, table, warning))
-            })
-            .buffer_unordered(source.parallel().max(1))
-            .try_collect()
-            .await?;
-    let mut read = read;
-    read.sort_by_key(|(at, ..)| *at);
-    let warnings = read.iter().filter_map(|(.., warning)| warning.clone());
-    let warnings = warnings.collect();
-    Ok((
-        read.into_iter().map(|(_, table, _)| table).collect(),
-        warnings,
-    ))
-}
-
-async fn read_table(
-    source: &dyn Source,
-    table: &Table,
-    writer: &Arc<Writer>,
-    progress: &dyn Progress,
-) -> Result<(ManifestTable, Option<String>), AnyFailure> {
-    if !table.with_rows {
-        return Ok((structure_only(table), None));
-    }
-    let orders: &[Order] = match table.key {
-        Some(_) => &[Order::Key, Order::Canonical, Order::Physical],
-        None => &[Order::Physical],
-    };
-    let mut warning = None;
-    for order in orders {
-        if table.key.is_some() && *order == Order::Physical {
-            warning = Some(format!(
-                "table {} is stored without its key, because its rows could not be had in the key's order",
-                table.name
-            ));
-        }
-        match read_in_order(source, table, *order, writer, progress).await? {
-            Read::Whole(written) => return Ok((described(table, &written), warning)),
-            Read::Misordered => {}
-        }
-    }
-    Err(AnyFailure::new(
-        Class::Bug,
-        format!("table {} could not be read in any order", table.name),
-        None,
-    ))
-}
-
-fn structure_only(table: &Table) -> ManifestTable {
-    ManifestTable {
-        table: table.clone(),
-        order: StoredOrder::Physical,
-        stack: Vec::new(),
-        rows: 0,
-        digest: Digest::ZERO,
-        bytes_raw: 0,
-        bytes_stored: 0,
-        rows_put: 0,
-        rows_deleted: 0,
-    }
-}
-
-fn described(table: &Table, written: &WrittenTable) -> ManifestTable {
-    let run = &written.run;
-    ManifestTable {
-        table: table.clone(),
-        order: written.order,
-        stack: vec![run.run],
-        rows: run.puts,
-        digest: run.digest,
-        bytes_raw: run.bytes_raw,
-        bytes_stored: run.bytes_stored,
-        rows_put: run.puts,
-        rows_deleted: 0,
-    }
-}
-
-enum Read {
-    Whole(WrittenTable),
-    Misordered,
-}
-
-async fn read_in_order(
-    source: &dyn Source,
-    table: &Table,
-    order: Order,
-    writer: &Arc<Writer>,
-    progress: &dyn Progress,
-) -> Result<Read, AnyFailure> {
-    let stored = match order {
-        Order::Physical => StoredOrder::Physical,
-        _ => StoredOrder::Key,
-    };
-    let (pieces, received) = mpsc::channel(PIECES_WAITING_MAX);
-    let (told, mut telling) = mpsc::unbounded_channel();
-    let table_writer = TableWriter::new(writer.clone(), Handle::current(), table, stored);
-    let writing = tokio::task::spawn_blocking(move || write_pieces(table_writer, received, told));
-    let tell = async {
-        while let Some((bytes, rows)) = telling.recv().await {
-            progress.advance(bytes, rows);
-        }
-    };
-    let (read, ()) = tokio::join!(source.read(table, order, pieces), tell);
-    let written = writing
-        .await
-        .map_err(|error| AnyFailure::new(Class::Bug, error.to_string(), None))?;
-    match written {
-        Err(table::Error::Order { .. }) if order != Order::Physical => Ok(Read::Misordered),
-        Err(error) if error.class() != Class::Transient || read.is_ok() => Err(error.into()),
-        Err(error) => Err(read.err().unwrap_or(error.into())),
-        Ok(written) => {
-            let counted = read?;
-            if counted != written.run.puts {
-                return Err(AnyFailure::new(
-                    Class::Bug,
-                    format!(
-                        "table {}: the server counted {counted} rows and {} arrived",
-                        table.name, written.run.puts
-                    ),
-                    Some("no snapshot was made; run the backup again and report this".into()),
-                ));
-            }
-            Ok(Read::Whole(written))
-        }
-    }
-}
-
-fn write_pieces(
-    mut writer: TableWriter,
-    mut pieces: PieceReceiver,
-    told: mpsc::UnboundedSender<(u64, u64)>,
-) -> Result<WrittenTable, table::Error> {
-    while let Some(piece) = pieces.blocking_recv() {
-        let (bytes, rows) = match &piece {
-            Piece::Slice { column, bytes } => {
-                writer.slice(*column, bytes)?;
-                (bytes.len(), 0)
-            }
-            Piece::Rows(rows) => {
-                writer.rows(rows)?;
-                (rows.bytes().len(), rows.len())
-            }
-        };
-        let _ = told.send((bytes as u64, rows as u64));
-    }
-    writer.finish()
 }
 
 async fn store_parts(

@@ -4,15 +4,19 @@
 //! newest wins. Invariant: rows are stored in strictly ascending order of their canonical keys, or
 //! the table is stored without a key.
 
+mod cover;
 mod describe;
 mod digest;
+mod intake;
 mod read;
 mod write;
 
+pub use cover::Coverage;
 pub use describe::{Described, RunDescriber};
 pub use digest::TableDigest;
+pub use intake::{Digested, Intake};
 pub use read::{Rows, RunChunks, StackReader, read_run};
-pub use write::{RunWriter, TableWriter, WrittenRun, WrittenTable};
+pub use write::{Put, RunOptions, RunWriter, WrittenRun};
 
 use crate::failure::{Class, Failure};
 use crate::format::object;

@@ -24,7 +24,7 @@ use crate::id::{ChunkId, ObjectId};
 use crate::planted;
 use crate::random::draw;
 use crate::repo::blob::{self, ChunkFacts, Dictionary};
-use crate::repo::index::Index;
+use crate::repo::index::{Index, Place};
 use crate::repo::vault::{self, Vault, object_id};
 use crate::store::{self, ObjectPath, Prefix};
 
@@ -115,7 +115,8 @@ struct Filling {
 #[derive(Default)]
 struct Progress {
     filling: Option<Filling>,
-    added: HashSet<ChunkId>,
+    /// Chunks of this writer, with what they are compressed with.
+    added: HashMap<ChunkId, Option<ChunkId>>,
     reused: HashSet<ObjectId>,
     written: Written,
 }
@@ -180,17 +181,22 @@ impl Writer {
     /// index signed by us or by the owner names. Counts it, and remembers its pack, if so.
     pub fn has(&self, name: &ChunkId) -> bool {
         let mut progress = self.progress();
-        let found = if progress.added.contains(name) {
+        let found = if progress.added.contains_key(name) {
             true
         } else {
-            let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
-            let place = self.index.places(name).find(|place| {
-                let marked = self.index.is_marked(&place.pack.id)
-                    && !planted::is("dedup against a marked pack");
-                trusted.contains(&place.pack.signer) && !marked
+            // A chunk that needs a dictionary is there only if its dictionary is.
+            let place = self.trusted_place(name);
+            let needed = place.and_then(|place| match place.facts.dictionary {
+                None => Some([Some(place.pack.id), None]),
+                Some(dictionary) if progress.added.contains_key(&dictionary) => {
+                    Some([Some(place.pack.id), None])
+                }
+                Some(dictionary) => self
+                    .trusted_place(&dictionary)
+                    .map(|dictionary| [Some(place.pack.id), Some(dictionary.pack.id)]),
             });
-            place.is_some_and(|place| {
-                progress.reused.insert(place.pack.id);
+            needed.is_some_and(|needed| {
+                progress.reused.extend(needed.into_iter().flatten());
                 true
             })
         };
@@ -198,6 +204,23 @@ impl Writer {
             progress.written.chunks_reused += 1;
         }
         found
+    }
+
+    /// Where a chunk lies that may be built on.
+    fn trusted_place(&self, name: &ChunkId) -> Option<Place<'_>> {
+        let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
+        self.index.places(name).find(|place| {
+            let marked =
+                self.index.is_marked(&place.pack.id) && !planted::is("dedup against a marked pack");
+            trusted.contains(&place.pack.signer) && !marked
+        })
+    }
+
+    /// The dictionaries that a chunk may need, wherever it lies.
+    pub fn dictionaries_of(&self, name: &ChunkId) -> Vec<ChunkId> {
+        let added = self.progress().added.get(name).copied().flatten();
+        let placed = self.index.places(name).map(|place| place.facts.dictionary);
+        added.into_iter().chain(placed.flatten()).collect()
     }
 
     /// Compresses and seals a chunk that the repository does not have, opens it again and lets
@@ -254,10 +277,11 @@ impl Writer {
 
     fn append(&self, facts: &ChunkFacts, sealed: &[u8]) -> Result<Added, Error> {
         let mut progress = self.progress();
-        if !progress.added.insert(facts.name) {
+        if progress.added.contains_key(&facts.name) {
             progress.written.chunks_reused += 1;
             return Ok(Added::Reused);
         }
+        progress.added.insert(facts.name, facts.dictionary);
         let record = self.record;
         let epoch = self.vault.realm.epoch;
         let filling = progress.filling.get_or_insert_with(|| {
@@ -320,6 +344,11 @@ impl Writer {
         self.progress().written
     }
 
+    fn take_uploader(&self) -> Option<Uploader> {
+        let mut uploader = self.uploader.lock().ok()?;
+        uploader.take()
+    }
+
     /// Stores the last pack and the index, and checks that every pack that was written or reused
     /// is in the storage with its length. No chunk may be added afterwards.
     ///
@@ -334,8 +363,7 @@ impl Writer {
         let sent = last.await.map_err(|error| Error::Stopped {
             reason: error.to_string(),
         })?;
-        let uploader = self.uploader.lock().map(|mut slot| slot.take());
-        let Ok(Some(uploader)) = uploader else {
+        let Some(uploader) = self.take_uploader() else {
             return Err(Error::Stopped {
                 reason: "the writer was finished before".into(),
             });

@@ -78,6 +78,7 @@ pub async fn backup(house: &House, file: &Path) -> job::backup::Outcome {
         name: "crm".parse().unwrap(),
         tags: Vec::new(),
         lasting: Duration::from_secs(3600),
+        reading: job::backup::Reading::Changes,
     };
     job::backup::run(&house.opened, source.as_mut(), &request)
         .await

@@ -233,6 +233,7 @@ impl Tiny {
             name: "crm".parse().unwrap(),
             tags: vec![tag.to_owned()],
             lasting: backup::LASTING,
+            reading: backup::Reading::Changes,
         };
         backup::run(&opened, source.as_mut(), &request)
             .await

@@ -42,6 +42,7 @@ impl RunDescriber {
         self.run.puts += u64::from(chunk.puts);
         self.run.deletions += u64::from(chunk.deletions);
         self.run.bytes += u64::from(chunk.bytes);
+        self.run.covers_max = self.run.covers_max.max(chunk.covers);
         let name = chunk.name;
         self.current.push(chunk);
         if page_ends(self.current.len(), &name) {

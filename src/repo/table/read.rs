@@ -13,8 +13,8 @@ use crate::format::manifest::{ManifestTable, StoredOrder};
 use crate::format::run::{LargeCell, Run, RunChunk, RunKind, read_page};
 use crate::id::{ChunkId, Digest};
 use crate::repo::reader::{self, Reader, SealedChunk};
-use crate::repo::table::Error;
 use crate::repo::table::write::rows_name;
+use crate::repo::table::{Coverage, Error};
 use crate::repo::vault::Vault;
 use crate::row::cell::{Cell, Cells, RowBatch};
 use crate::row::codec::{self, DecodedChunk, Limits};
@@ -121,6 +121,7 @@ struct RunReader {
     reader: Arc<Reader>,
     chunks: RunChunks,
     columns: usize,
+    sequence: u64,
     digests: Digests,
     fetched: VecDeque<(RunChunk, SealedChunk)>,
     decoding: VecDeque<(RunChunk, Decoding)>,
@@ -137,6 +138,9 @@ impl RunReader {
                     self.ended = true;
                     break;
                 };
+                if chunk.puts == 0 && chunk.deletions == 0 {
+                    continue;
+                }
                 bytes += u64::from(chunk.bytes);
                 wanted.push(chunk);
             }
@@ -196,6 +200,8 @@ pub struct StackReader {
     name: String,
     runs: Vec<RunReader>,
     merge: Option<Merge>,
+    keys: Option<KeyEncoder>,
+    coverage: Coverage,
     cells: Vec<HashMap<Digest, LargeCell>>,
     expected: (u64, Digest),
     found: (u64, Digest),
@@ -213,20 +219,18 @@ impl StackReader {
             why: why.to_owned(),
         };
         let columns = table.table.columns.len();
-        let merge = match table.stack.len() {
-            0 | 1 => None,
-            runs => {
-                let keys = KeyEncoder::new(&table.table);
-                let keys = keys.filter(|_| table.order == StoredOrder::Key);
-                let keys = keys.ok_or_else(|| misfit("it has no key and several runs"))?;
-                Some(Merge::new(keys, runs, Deletions::Drop))
-            }
+        let keys = KeyEncoder::new(&table.table).filter(|_| table.order == StoredOrder::Key);
+        let merge = match (table.stack.len(), &keys) {
+            (0 | 1, _) => None,
+            (_, None) => return Err(misfit("it has no key and several runs")),
+            (runs, Some(keys)) => Some(Merge::new(keys.clone(), runs, Deletions::Drop)),
         };
         let digests = match merge {
             None => Digests::Here,
             Some(_) => Digests::Later,
         };
         let mut runs = Vec::new();
+        let mut coverage = Coverage::default();
         for (at, run) in table.stack.iter().enumerate() {
             let run = read_run(&reader, run).await?;
             if run.columns as usize != columns || (at == 0) != (run.kind == RunKind::Base) {
@@ -234,8 +238,12 @@ impl StackReader {
                     "a run is of another shape or stands in another's place",
                 ));
             }
+            if at == 0 && table.stack.len() > 1 {
+                coverage = Coverage::load(&reader, &run).await?;
+            }
             runs.push(RunReader {
                 reader: reader.clone(),
+                sequence: run.sequence,
                 chunks: RunChunks::new(run),
                 columns,
                 digests,
@@ -250,6 +258,8 @@ impl StackReader {
             cells: vec![HashMap::new(); runs.len()],
             runs,
             merge,
+            keys,
+            coverage,
             expected: (table.rows, table.digest),
             found: (0, Digest::ZERO),
         })
@@ -336,12 +346,25 @@ impl StackReader {
         };
         let cells = chunk.cells.into_iter().map(|cell| (cell.digest, cell));
         self.cells[run] = cells.collect();
-        merge
-            .feed(run, decoded.content)
-            .map_err(|error| Error::Merge {
-                table: self.name.clone(),
-                why: error.to_string(),
-            })
+        let mut content = decoded.content;
+        let sequence = self.runs[run].sequence;
+        if run > 0
+            && let Some(keys) = &self.keys
+            && self.coverage.touches(&chunk.first, &chunk.last, sequence)
+        {
+            content = self
+                .coverage
+                .filter(content, keys, sequence)
+                .map_err(|why| {
+                    let table = self.name.clone();
+                    let why = why.to_string();
+                    Error::Merge { table, why }
+                })?;
+        }
+        merge.feed(run, content).map_err(|error| Error::Merge {
+            table: self.name.clone(),
+            why: error.to_string(),
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Rows into runs.
 //!
-//! One thread takes rows, finds their keys and decides where chunks end; others name, encode,
-//! compress and seal them; results come back in key order. Invariant: a chunk holds exactly the
-//! rows that were cut for it, which is checked by decoding before it is stored.
+//! One thread takes rows with their keys and decides where chunks end; others name, encode,
+//! compress and seal them; results come back in key order. Chunks of an older base run may be
+//! adopted between them as they are. Invariant: a chunk holds exactly the rows that were cut for
+//! it, which is checked by decoding before it is stored.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,18 +13,17 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::crypto::key;
-use crate::cut::{CellCutter, RowCutter};
-use crate::format::manifest::StoredOrder;
+use crate::cut::RowCutter;
 use crate::format::pack::ChunkKind;
 use crate::format::run::{LargeCell, Run, RunChunk, RunKind};
 use crate::id::{ChunkId, Digest};
-use crate::repo::table::digest::CellJoiner;
+use crate::repo::blob::Dictionary;
 use crate::repo::table::{Error, RunDescriber};
 use crate::repo::vault::Vault;
-use crate::repo::writer::{self, Added, Writer};
+use crate::repo::writer::{Added, Writer};
 use crate::row::cell::RowBatch;
 use crate::row::codec::{self, Encoder, Limits};
-use crate::row::key::{KeyBatch, KeyEncoder};
+use crate::row::key::KeyBatch;
 use crate::row::schema::Table;
 
 /// How many chunks of a table are being sealed at once.
@@ -41,6 +41,7 @@ struct Cut {
     first: Vec<u8>,
     last: Vec<u8>,
     cells: Vec<LargeCell>,
+    covers: u64,
 }
 
 impl Cut {
@@ -51,8 +52,40 @@ impl Cut {
 
 struct Sealed {
     chunk: RunChunk,
-    digest: Digest,
     added: Added,
+}
+
+/// A chunk on its way into the description.
+enum Coming {
+    Sealing(JoinHandle<Result<Sealed, Error>>),
+    Adopted(RunChunk),
+}
+
+/// What a run is to be.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Base or delta.
+    pub kind: RunKind,
+    /// Its tier; 0 for a base.
+    pub tier: u8,
+    /// Its place in time.
+    pub sequence: u64,
+    /// Delta runs up to this sequence are in the chunks that it writes itself (a base only).
+    pub covers: u64,
+    /// What its chunks are compressed with.
+    pub dictionary: Option<Arc<Dictionary>>,
+}
+
+/// A row to be put.
+pub struct Put<'a> {
+    /// Its canonical key; empty where the table has none.
+    pub key: &'a [u8],
+    /// Its canonical bytes.
+    pub row: &'a [u8],
+    /// Its digest.
+    pub digest: Digest,
+    /// Its large cells.
+    pub cells: &'a [LargeCell],
 }
 
 /// What a run came to.
@@ -68,8 +101,10 @@ pub struct WrittenRun {
     pub bytes_raw: u64,
     /// Sealed bytes of new chunks and descriptions.
     pub bytes_stored: u64,
-    /// Sum of the digests of the rows put.
+    /// Sum of the digests of the rows put, those of adopted chunks apart.
     pub digest: Digest,
+    /// Chunks that were described since the last call of [`RunWriter::described`].
+    pub described: Vec<RunChunk>,
 }
 
 /// Writes one run. Its calls block; use it on a thread of its own inside a tokio runtime.
@@ -79,21 +114,25 @@ pub struct RunWriter {
     table: String,
     columns: usize,
     cutter: RowCutter,
+    options: RunOptions,
     open: Cut,
-    sealing: VecDeque<JoinHandle<Result<Sealed, Error>>>,
+    /// Where the range of a base that is being rewritten began, until a chunk of it is cut.
+    range: Option<Vec<u8>>,
+    rewriting: bool,
+    coming: VecDeque<Coming>,
     describer: RunDescriber,
+    described: Vec<RunChunk>,
     digest: Digest,
     bytes_stored: u64,
 }
 
 impl RunWriter {
-    /// A writer of a run of `kind` and `tier` for `table`.
+    /// A writer of a run for `table`.
     pub fn new(
         writer: Arc<Writer>,
         runtime: Handle,
         table: &Table,
-        kind: RunKind,
-        tier: u8,
+        options: RunOptions,
     ) -> RunWriter {
         let vault = writer.vault();
         let target = vault.chunk_target_bytes as usize;
@@ -105,12 +144,15 @@ impl RunWriter {
             columns,
             cutter,
             open: Cut::default(),
-            sealing: VecDeque::new(),
+            range: None,
+            rewriting: false,
+            coming: VecDeque::new(),
             describer: RunDescriber::new(Run {
                 required: Vec::new(),
-                kind,
-                tier,
-                sequence: 0,
+                kind: options.kind,
+                tier: options.tier,
+                sequence: options.sequence,
+                covers_max: 0,
                 columns: columns as u32,
                 puts: 0,
                 deletions: 0,
@@ -120,22 +162,25 @@ impl RunWriter {
                 dictionaries: Vec::new(),
                 key_filter: None,
             }),
+            described: Vec::new(),
             digest: Digest::ZERO,
             bytes_stored: 0,
+            options,
             writer,
         }
     }
 
-    /// Puts the next row in key order; `key` is empty where the table has none.
+    /// Puts the next row in key order.
     ///
     /// # Errors
     /// Of a chunk that was cut before.
-    pub fn put(&mut self, key: &[u8], row: &[u8], cells: Vec<LargeCell>) -> Result<(), Error> {
-        let decides = if key.is_empty() { row } else { key };
-        self.cut_before(decides, row.len())?;
-        self.open.rows.push(row);
-        self.open.cells.extend(cells);
-        self.note(key);
+    pub fn put(&mut self, put: &Put<'_>) -> Result<(), Error> {
+        let decides = if put.key.is_empty() { put.row } else { put.key };
+        self.cut_before(decides, put.row.len())?;
+        self.open.rows.push(put.row);
+        self.open.cells.extend_from_slice(put.cells);
+        self.digest.add(put.digest);
+        self.note(put.key);
         Ok(())
     }
 
@@ -147,6 +192,36 @@ impl RunWriter {
         self.cut_before(key, key.len())?;
         self.open.deleted.push(key);
         self.note(key);
+        Ok(())
+    }
+
+    /// Begins to rewrite the range of the base from `first` to the next chunk that is adopted.
+    /// Until then every row of it is put; where there is none, an empty chunk keeps the place.
+    pub fn rewrite_from(&mut self, first: &[u8]) {
+        if !self.rewriting {
+            self.rewriting = true;
+            self.range = Some(first.to_vec());
+        }
+    }
+
+    /// Takes a chunk of an older base run as it is.
+    ///
+    /// # Errors
+    /// Of a chunk that was cut before.
+    pub fn adopt(&mut self, chunk: RunChunk) -> Result<(), Error> {
+        self.end_range()?;
+        while self.coming.len() >= CHUNKS_AT_ONCE {
+            self.take_coming()?;
+        }
+        self.coming.push_back(Coming::Adopted(chunk));
+        Ok(())
+    }
+
+    fn end_range(&mut self) -> Result<(), Error> {
+        if self.open.rows.len() + self.open.deleted.len() > 0 || self.range.is_some() {
+            self.seal_open()?;
+        }
+        self.rewriting = false;
         Ok(())
     }
 
@@ -172,40 +247,64 @@ impl RunWriter {
             rows: RowBatch::with_capacity(room),
             ..Cut::default()
         };
-        let cut = std::mem::replace(&mut self.open, next);
-        while self.sealing.len() >= CHUNKS_AT_ONCE {
-            self.take_sealed()?;
+        let mut cut = std::mem::replace(&mut self.open, next);
+        cut.covers = self.options.covers;
+        if let Some(first) = self.range.take() {
+            if cut.bytes() == 0 {
+                cut.last.clone_from(&first);
+            }
+            cut.first = first;
+        }
+        while self.coming.len() >= CHUNKS_AT_ONCE {
+            self.take_coming()?;
         }
         let (writer, table, columns) = (self.writer.clone(), self.table.clone(), self.columns);
+        let dictionary = self.options.dictionary.clone();
         let sealing = self
             .runtime
-            .spawn_blocking(move || seal(&writer, &table, columns, cut));
-        self.sealing.push_back(sealing);
+            .spawn_blocking(move || seal(&writer, &table, columns, cut, dictionary.as_deref()));
+        self.coming.push_back(Coming::Sealing(sealing));
         Ok(())
     }
 
-    fn take_sealed(&mut self) -> Result<(), Error> {
-        let Some(sealing) = self.sealing.pop_front() else {
-            return Ok(());
+    fn take_coming(&mut self) -> Result<(), Error> {
+        let chunk = match self.coming.pop_front() {
+            None => return Ok(()),
+            Some(Coming::Adopted(chunk)) => chunk,
+            Some(Coming::Sealing(sealing)) => {
+                let sealed = self.runtime.block_on(sealing);
+                let sealed = sealed.map_err(|error| Error::Worker {
+                    why: error.to_string(),
+                })??;
+                if let Added::New(bytes) = sealed.added {
+                    self.bytes_stored += u64::from(bytes);
+                }
+                sealed.chunk
+            }
         };
-        let sealed = self
-            .runtime
-            .block_on(sealing)
-            .map_err(|error| Error::Worker {
-                why: error.to_string(),
-            })??;
-        self.digest.add(sealed.digest);
-        if let Added::New(bytes) = sealed.added {
-            self.bytes_stored += u64::from(bytes);
+        for dictionary in self.writer.dictionaries_of(&chunk.name) {
+            self.describer.dictionary(dictionary);
         }
-        self.describer.push(&self.writer, sealed.chunk)?;
+        self.describer.push(&self.writer, chunk.clone())?;
+        self.described.push(chunk);
         Ok(())
     }
 
-    /// Rows put and keys deleted so far.
-    pub fn is_empty(&self) -> bool {
-        let run = self.describer.run();
-        self.sealing.is_empty() && self.open.bytes() == 0 && run.puts + run.deletions == 0
+    /// The chunks that were described since the last call, in key order.
+    pub fn described(&mut self) -> Vec<RunChunk> {
+        std::mem::take(&mut self.described)
+    }
+
+    /// Gives the run up without a description, where it came to be the base that was there.
+    ///
+    /// # Errors
+    /// Of a chunk that was cut before.
+    pub fn leave(mut self) -> Result<Vec<RunChunk>, Error> {
+        self.end_range()?;
+        while !self.coming.is_empty() {
+            self.take_coming()?;
+        }
+        Ok(self.described)
     }
 
     /// Seals what is open and stores the description.
@@ -213,11 +312,9 @@ impl RunWriter {
     /// # Errors
     /// Of any chunk.
     pub fn finish(mut self) -> Result<WrittenRun, Error> {
-        if self.open.rows.len() + self.open.deleted.len() > 0 {
-            self.seal_open()?;
-        }
-        while !self.sealing.is_empty() {
-            self.take_sealed()?;
+        self.end_range()?;
+        while !self.coming.is_empty() {
+            self.take_coming()?;
         }
         let run = self.describer.run();
         let (puts, deletions, bytes_raw) = (run.puts, run.deletions, run.bytes);
@@ -229,6 +326,7 @@ impl RunWriter {
             bytes_raw,
             bytes_stored: self.bytes_stored + described.bytes_stored,
             digest: self.digest,
+            described: self.described,
         })
     }
 }
@@ -247,13 +345,14 @@ pub(super) fn rows_name(
     key::chunk_id(&hasher)
 }
 
-fn seal(writer: &Writer, table: &str, columns: usize, cut: Cut) -> Result<Sealed, Error> {
-    let vault = writer.vault();
-    let mut digest = Digest::ZERO;
-    for row in cut.rows.iter() {
-        digest.add(vault.access.shared.row_digest(row));
-    }
-    let name = rows_name(vault, columns, &cut.rows, &cut.deleted);
+fn seal(
+    writer: &Writer,
+    table: &str,
+    columns: usize,
+    cut: Cut,
+    dictionary: Option<&Dictionary>,
+) -> Result<Sealed, Error> {
+    let name = rows_name(writer.vault(), columns, &cut.rows, &cut.deleted);
     let added = if writer.has(&name) {
         Added::Reused
     } else {
@@ -264,7 +363,7 @@ fn seal(writer: &Writer, table: &str, columns: usize, cut: Cut) -> Result<Sealed
                     table: table.to_owned(),
                     source,
                 })?;
-            let added = writer.add(ChunkKind::Rows, name, raw, None, |opened| {
+            let added = writer.add(ChunkKind::Rows, name, raw, dictionary, |opened| {
                 let decoded = codec::decode(opened, columns, Limits::default());
                 decoded
                     .is_ok_and(|decoded| decoded.rows == cut.rows && decoded.deleted == cut.deleted)
@@ -278,230 +377,12 @@ fn seal(writer: &Writer, table: &str, columns: usize, cut: Cut) -> Result<Sealed
             puts: cut.rows.len() as u32,
             deletions: cut.deleted.len() as u32,
             bytes: cut.bytes() as u32,
-            covers: 0,
+            covers: cut.covers,
             first: cut.first,
             last: cut.last,
             cells: cut.cells,
             filters: Vec::new(),
         },
-        digest,
         added,
     })
-}
-
-/// What a table came to.
-#[derive(Clone, Debug)]
-pub struct WrittenTable {
-    /// Its run.
-    pub run: WrittenRun,
-    /// The order of its rows.
-    pub order: StoredOrder,
-}
-
-/// A large cell whose slices are coming.
-struct OpenCell {
-    column: usize,
-    cutter: CellCutter,
-    hasher: blake3::Hasher,
-    cell: LargeCell,
-}
-
-/// Writes all rows of a table into a base run: finds keys, checks their order, and puts large
-/// cells into chunks of their own. Its calls block, as [`RunWriter`]'s do.
-pub struct TableWriter {
-    run: RunWriter,
-    writer: Arc<Writer>,
-    name: String,
-    keys: Option<KeyEncoder>,
-    columns: usize,
-    key: Vec<u8>,
-    last_key: Vec<u8>,
-    rows: u64,
-    open_cell: Option<OpenCell>,
-    joiner: CellJoiner,
-    row: Vec<u8>,
-    cell_bytes_stored: u64,
-}
-
-impl TableWriter {
-    /// A writer for `table`; with [`StoredOrder::Physical`] its key is not looked at.
-    pub fn new(
-        writer: Arc<Writer>,
-        runtime: Handle,
-        table: &Table,
-        order: StoredOrder,
-    ) -> TableWriter {
-        let keys = match order {
-            StoredOrder::Key => KeyEncoder::new(table),
-            StoredOrder::Physical => None,
-        };
-        TableWriter {
-            run: RunWriter::new(writer.clone(), runtime, table, RunKind::Base, 0),
-            writer,
-            name: table.name.to_string(),
-            keys,
-            columns: table.columns.len(),
-            key: Vec::new(),
-            last_key: Vec::new(),
-            rows: 0,
-            open_cell: None,
-            joiner: CellJoiner::new(table),
-            row: Vec::new(),
-            cell_bytes_stored: 0,
-        }
-    }
-
-    /// Takes the next slice of a large cell of the row that comes next.
-    ///
-    /// # Errors
-    /// Of storing its chunks.
-    pub fn slice(&mut self, column: usize, bytes: &[u8]) -> Result<(), Error> {
-        if self
-            .open_cell
-            .as_ref()
-            .is_none_or(|open| open.column != column)
-        {
-            self.close_cell()?;
-            let shared = &self.writer.vault().access.shared;
-            self.open_cell = Some(OpenCell {
-                column,
-                cutter: CellCutter::new(shared.cut.expose()),
-                hasher: shared.cell_hasher(),
-                cell: LargeCell {
-                    digest: Digest::ZERO,
-                    length: 0,
-                    chunks: Vec::new(),
-                },
-            });
-        }
-        if let Some(open) = &mut self.open_cell {
-            open.hasher.update(bytes);
-            open.cell.length += bytes.len() as u64;
-            let mut stored = Stored::new(&self.writer);
-            open.cutter.push(bytes, &mut |piece| stored.piece(piece));
-            self.cell_bytes_stored += stored.end(&mut open.cell.chunks)?;
-        }
-        Ok(())
-    }
-
-    fn close_cell(&mut self) -> Result<(), Error> {
-        let Some(mut open) = self.open_cell.take() else {
-            return Ok(());
-        };
-        let mut stored = Stored::new(&self.writer);
-        open.cutter.finish(&mut |piece| stored.piece(piece));
-        self.cell_bytes_stored += stored.end(&mut open.cell.chunks)?;
-        open.cell.digest = key::digest(&open.hasher);
-        self.joiner.push(open.column, open.cell);
-        Ok(())
-    }
-
-    /// Takes the next rows; slices that came before belong to the first of them.
-    ///
-    /// # Errors
-    /// [`Error::Order`] where the rows are not in the order of their keys; else of storing them.
-    pub fn rows(&mut self, rows: &RowBatch) -> Result<(), Error> {
-        self.close_cell()?;
-        for row in rows.iter() {
-            if self.joiner.is_empty() {
-                self.put(row, Vec::new())?;
-            } else {
-                let mut filled = std::mem::take(&mut self.row);
-                let cells = self.joiner.fill(row, &mut filled)?;
-                self.put(&filled, cells)?;
-                self.row = filled;
-            }
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, row: &[u8], cells: Vec<LargeCell>) -> Result<(), Error> {
-        self.key.clear();
-        if let Some(keys) = &self.keys {
-            keys.encode(row, &mut self.key)
-                .map_err(|source| Error::Row {
-                    table: self.name.clone(),
-                    source,
-                })?;
-            if self.rows > 0 && self.key <= self.last_key {
-                return Err(Error::Order {
-                    table: self.name.clone(),
-                });
-            }
-        }
-        self.run.put(&self.key, row, cells)?;
-        std::mem::swap(&mut self.key, &mut self.last_key);
-        self.rows += 1;
-        Ok(())
-    }
-
-    /// Rows taken so far.
-    pub fn rows_taken(&self) -> u64 {
-        self.rows
-    }
-
-    /// How many cells a row must have.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// Stores what is left.
-    ///
-    /// # Errors
-    /// Of any chunk; slices without a row.
-    pub fn finish(mut self) -> Result<WrittenTable, Error> {
-        self.close_cell()?;
-        self.joiner.end()?;
-        let order = match self.keys {
-            Some(_) => StoredOrder::Key,
-            None => StoredOrder::Physical,
-        };
-        let mut run = self.run.finish()?;
-        run.bytes_stored += self.cell_bytes_stored;
-        Ok(WrittenTable { run, order })
-    }
-}
-
-/// Stores the pieces of a large cell, and keeps the first failure until it can be told.
-struct Stored<'a> {
-    writer: &'a Writer,
-    chunks: Vec<ChunkId>,
-    bytes: u64,
-    failure: Option<writer::Error>,
-}
-
-impl<'a> Stored<'a> {
-    fn new(writer: &'a Writer) -> Self {
-        Stored {
-            writer,
-            chunks: Vec::new(),
-            bytes: 0,
-            failure: None,
-        }
-    }
-
-    fn piece(&mut self, piece: &[u8]) {
-        if self.failure.is_some() {
-            return;
-        }
-        match self.writer.add_bytes(ChunkKind::Cell, piece) {
-            Ok((name, added)) => {
-                self.chunks.push(name);
-                if let Added::New(bytes) = added {
-                    self.bytes += u64::from(bytes);
-                }
-            }
-            Err(error) => self.failure = Some(error),
-        }
-    }
-
-    fn end(self, chunks: &mut Vec<ChunkId>) -> Result<u64, Error> {
-        match self.failure {
-            Some(error) => Err(error.into()),
-            None => {
-                chunks.extend(self.chunks);
-                Ok(self.bytes)
-            }
-        }
-    }
 }

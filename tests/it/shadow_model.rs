@@ -1,0 +1,346 @@
+//! Seeded histories of databases, each snapshot of which must come back as it was on its day.
+//!
+//! The model is the rows that SQLite itself gives on that day; the proof goes through shadows,
+//! delta runs, folds and rewritten ranges, and asserts that these happened.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rowvault::format::manifest::{Manifest, Mode};
+use rowvault::job::Opened;
+use rowvault::random::SeededRandom;
+use rowvault::repo::catalog::Snapshot;
+use rowvault::repo::reader::Reader;
+use rowvault::repo::table::{StackReader, read_run};
+use rowvault::row::cell::Cell;
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+
+use crate::house::{self, House};
+
+/// How many histories are gone through side by side.
+const HISTORIES_AT_ONCE: usize = 3;
+
+/// Rows of each table, in the order of its stack.
+pub type Model = BTreeMap<String, Vec<Vec<u8>>>;
+
+/// A directory in memory where there is one, so that many small files cost little.
+pub fn directory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let place = tempfile::Builder::new();
+    match memory.is_dir() {
+        true => tempfile::tempdir_in(memory).unwrap(),
+        false => place.tempdir().unwrap(),
+    }
+}
+
+/// A database that changes from day to day.
+pub struct History {
+    pub file: PathBuf,
+    random: SeededRandom,
+    db: Connection,
+    next: i64,
+    columns: u64,
+}
+
+impl History {
+    pub fn begin(directory: &Path, seed: u64) -> History {
+        let file = directory.join("source.db");
+        let db = Connection::open(&file).unwrap();
+        db.execute_batch(
+            "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;
+             CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, age, note TEXT);
+             CREATE TABLE things(code TEXT PRIMARY KEY, worth, note TEXT) WITHOUT ROWID;
+             CREATE TABLE log(at INTEGER, what TEXT);",
+        )
+        .unwrap();
+        let mut history = History {
+            file,
+            random: SeededRandom::new(seed),
+            db,
+            next: 1,
+            columns: 0,
+        };
+        let rows = 60 + history.below(150);
+        history.insert(rows);
+        history
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+
+    fn text(&self, most: u64) -> String {
+        let words = ["deal", "won", "lost", "Łódź", "call", "東京", "mail", "سلام"];
+        let count = 1 + self.below(most);
+        let word = |_| words[self.below(words.len() as u64) as usize];
+        (0..count).map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    fn insert(&mut self, rows: u64) {
+        self.db.execute_batch("BEGIN").unwrap();
+        for _ in 0..rows {
+            // Mostly behind the last row, at times between others.
+            let id = match self.below(4) {
+                0 => self.below(1 << 20) as i64 * 1000 + self.next,
+                _ => (1 << 40) + self.next,
+            };
+            self.next += 1;
+            let (name, note) = (self.text(2), self.text(12));
+            let sql = "INSERT OR IGNORE INTO people(id, name, age, note) VALUES (?, ?, ?, ?)";
+            let age = self.below(100) as i64;
+            self.db
+                .prepare(sql)
+                .unwrap()
+                .execute((id, &name, age, &note))
+                .unwrap();
+            let code = format!("{:06x}-{}", self.below(1 << 24), self.next);
+            let sql = "INSERT INTO things(code, worth, note) VALUES (?, ?, ?)";
+            self.db
+                .prepare(sql)
+                .unwrap()
+                .execute((code, age, &note))
+                .unwrap();
+            if self.below(3) == 0 {
+                let sql = "INSERT INTO log VALUES (?, ?)";
+                self.db.prepare(sql).unwrap().execute((id, &name)).unwrap();
+            }
+        }
+        self.db.execute_batch("COMMIT").unwrap();
+    }
+
+    /// A day of edits.
+    pub fn day(&mut self) {
+        let edits = self.below(4);
+        for _ in 0..edits {
+            self.edit();
+        }
+    }
+
+    fn edit(&mut self) {
+        let (shift, share) = (self.below(1000), [3, 20, 60, 200][self.below(4) as usize]);
+        let chosen = format!("(id + {shift}) * 7919 % {share} = 0");
+        let chosen_code =
+            format!("(unicode(substr(code, 5, 1)) * 31 + length(note) + {shift}) % {share} = 0");
+        let from = self.below(1 << 20) * 1000;
+        let note = self.text(12);
+        let run = |sql: String| self.db.execute_batch(&sql).unwrap();
+        match self.below(16) {
+            0..4 => {
+                let rows = [1, 5, 15, 50][self.below(4) as usize];
+                self.insert(rows);
+            }
+            4..8 => {
+                run(format!("UPDATE people SET note = '{note}', age = age + 1 WHERE {chosen}"));
+                run(format!("UPDATE things SET worth = {shift} WHERE {chosen_code}"));
+            }
+            8..10 => {
+                run(format!("DELETE FROM people WHERE {chosen}"));
+                run(format!("DELETE FROM things WHERE {chosen_code}"));
+                run(format!("DELETE FROM log WHERE rowid % 17 = {}", shift % 17));
+            }
+            10 => run(format!("DELETE FROM people WHERE id BETWEEN {from} AND {from} + 100000000")),
+            11 => run(format!("UPDATE people SET note = '{note}' WHERE id BETWEEN {from} AND {from} + 50000000")),
+            12 => run(format!("UPDATE OR IGNORE people SET id = id + {shift} WHERE {chosen}")),
+            13 => run("UPDATE OR IGNORE things SET code = code || 'x' WHERE length(code) < 12 AND code > 'c' AND code < 'd'".into()),
+            14 => self.schema_change(),
+            _ => run("UPDATE log SET what = what || '.' WHERE rowid % 5 = 0".into()),
+        }
+    }
+
+    fn schema_change(&mut self) {
+        self.columns += 1;
+        let column = self.columns;
+        let sql = match self.below(4) {
+            0 => format!("ALTER TABLE people ADD COLUMN extra{column} DEFAULT 'none'"),
+            1 => format!("DROP TABLE IF EXISTS side; CREATE TABLE side(a INTEGER PRIMARY KEY, b); INSERT INTO side VALUES ({column}, 'x')"),
+            2 => "DROP TABLE IF EXISTS side; CREATE TABLE side(a, b TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID; INSERT OR IGNORE INTO side SELECT id, name || id FROM people LIMIT 50".into(),
+            _ => "DELETE FROM log".into(),
+        };
+        self.db.execute_batch(&sql).unwrap();
+    }
+
+    /// The rows of every table of `manifest` as SQLite has them now.
+    pub fn model(&self, manifest: &Manifest) -> Model {
+        let mut model = Model::new();
+        for table in &manifest.tables {
+            let name = &table.table.name.name;
+            let columns = table
+                .table
+                .columns
+                .iter()
+                .map(|column| format!("\"{}\"", column.name));
+            let columns: Vec<String> = columns.collect();
+            let sql = format!("SELECT {} FROM \"{name}\"", columns.join(", "));
+            let mut statement = self.db.prepare(&sql).unwrap();
+            let mut found = statement.query([]).unwrap();
+            let mut rows = Vec::new();
+            while let Some(row) = found.next().unwrap() {
+                let mut bytes = Vec::new();
+                for column in 0..columns.len() {
+                    let cell = match row.get_ref(column).unwrap() {
+                        ValueRef::Null => Cell::Null,
+                        ValueRef::Integer(value) => Cell::Integer(value),
+                        ValueRef::Real(value) => Cell::Real(value),
+                        ValueRef::Text(text) => Cell::Text(text),
+                        ValueRef::Blob(blob) => Cell::Blob(blob),
+                    };
+                    cell.push(&mut bytes);
+                }
+                rows.push(bytes);
+            }
+            rows.sort();
+            model.insert(name.clone(), rows);
+        }
+        model
+    }
+}
+
+/// What a snapshot's stacks give.
+pub async fn restored(reader: &Arc<Reader>, manifest: &Manifest) -> Result<Model, String> {
+    let mut model = Model::new();
+    for table in &manifest.tables {
+        let name = table.table.name.name.clone();
+        let failed = |error| format!("table {name}: {error}");
+        let mut stack = StackReader::open(reader.clone(), table)
+            .await
+            .map_err(failed)?;
+        let mut rows = Vec::new();
+        while let Some(found) = stack.next().await.map_err(failed)? {
+            rows.extend(found.rows.iter().map(<[u8]>::to_vec));
+        }
+        rows.sort();
+        model.insert(name, rows);
+    }
+    Ok(model)
+}
+
+/// How often each thing happened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Happened {
+    snapshots: u32,
+    rows_mode: u32,
+    deltas: u32,
+    folds: u32,
+    rewrites: u32,
+    highest: usize,
+}
+
+impl Happened {
+    async fn note(&mut self, reader: &Reader, manifest: &Manifest) {
+        self.snapshots += 1;
+        self.rows_mode += u32::from(manifest.mode == Mode::Rows);
+        for table in &manifest.tables {
+            self.highest = self.highest.max(table.stack.len());
+            for (at, run) in table.stack.iter().enumerate() {
+                let run = read_run(reader, run).await.unwrap();
+                self.deltas += u32::from(at > 0);
+                self.folds += u32::from(run.tier > 1);
+                self.rewrites += u32::from(run.covers_max > 0);
+            }
+        }
+    }
+
+    fn add(&mut self, other: Happened) {
+        self.snapshots += other.snapshots;
+        self.rows_mode += other.rows_mode;
+        self.deltas += other.deltas;
+        self.folds += other.folds;
+        self.rewrites += other.rewrites;
+        self.highest = self.highest.max(other.highest);
+    }
+}
+
+pub async fn manifests(opened: &Opened) -> Vec<(Snapshot, Manifest)> {
+    let catalog = opened.catalog().await.unwrap();
+    let mut all = Vec::new();
+    for snapshot in catalog.snapshots() {
+        let manifest = opened.manifest(snapshot).await.unwrap();
+        all.push((snapshot.clone(), manifest));
+    }
+    all
+}
+
+/// A repository in memory with chunks of 1 KiB, smaller than a real one may have.
+pub async fn small_house(place: &Path) -> House {
+    let mut house = house::make("memory:", &place.join("state"), 64 << 10).await;
+    let vault = Arc::get_mut(&mut house.opened.vault).expect("nobody else has it yet");
+    vault.chunk_target_bytes = 1 << 10;
+    house
+}
+
+/// Takes `days` snapshots of the history `seed`, and compares each with its day.
+async fn history(seed: u64, days: usize) -> Result<Happened, String> {
+    let place = directory();
+    let house = small_house(place.path()).await;
+    let mut history = History::begin(place.path(), seed);
+    let mut models = Vec::new();
+    for day in 0..days {
+        if day > 0 {
+            history.day();
+        }
+        let taken = house::backup(&house, &history.file).await;
+        let hash = house.opened.vault.source_hash(&taken.source);
+        let vault = &house.opened.vault;
+        let fetched = vault.fetch_manifest(hash, taken.record.manifest).await;
+        let (_, manifest) = fetched.unwrap();
+        models.push(history.model(&manifest));
+    }
+    let reader = house.opened.reader().await.unwrap();
+    let mut happened = Happened::default();
+    for (day, (_, manifest)) in manifests(&house.opened).await.iter().enumerate() {
+        let found = restored(&reader, manifest).await;
+        let found = found.map_err(|error| format!("seed {seed}, day {day}: {error}"))?;
+        if found != models[day] {
+            return Err(format!(
+                "seed {seed}: day {day} came back as something else"
+            ));
+        }
+        happened.note(&reader, manifest).await;
+    }
+    Ok(happened)
+}
+
+fn histories(seeds: std::ops::Range<u64>, days: usize) {
+    let begun = Instant::now();
+    let next = AtomicU64::new(seeds.start);
+    let happened = Mutex::new(Happened::default());
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= seeds.end {
+                return;
+            }
+            let one = runtime.block_on(history(seed, days)).unwrap();
+            happened.lock().unwrap().add(one);
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..HISTORIES_AT_ONCE {
+            threads.spawn(work);
+        }
+    });
+    let happened = happened.into_inner().unwrap();
+    println!("{happened:?} in {:?}", begun.elapsed());
+    assert!(happened.rows_mode * 10 > happened.snapshots * 9);
+    assert!(happened.deltas > 0 && happened.folds > 0 && happened.rewrites > 0);
+}
+
+#[test]
+fn every_snapshot_of_a_history_comes_back() {
+    histories(0..100, 30);
+}
+
+#[test]
+#[ignore = "2,000 histories take many minutes"]
+fn long_shadow_model() {
+    histories(1_000..3_000, 30);
+}
