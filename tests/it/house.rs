@@ -24,8 +24,6 @@ use rowvault::store::{Root, Store, StoreOptions};
 pub struct House {
     /// The repository, opened.
     pub opened: Opened,
-    /// What opens it again.
-    pub unlock: Unlock,
 }
 
 /// Makes a repository at `url` with chunks of about `chunk` bytes, and its state under `state`.
@@ -54,7 +52,7 @@ pub async fn make_in(store: Store, state: &Path, chunk: u32) -> House {
     create(opening.clone(), draft, chunk).await.unwrap();
     let unlock = Unlock::KeyFile(KeyFile::Slot(key));
     let opened = open(opening, &unlock, state).await;
-    House { opened, unlock }
+    House { opened }
 }
 
 /// Opens a repository.

@@ -105,7 +105,7 @@ async fn writer_without_the_right_to_forget_takes_nothing_away() {
             .map(|one| one.record.clone())
             .collect();
         assert_eq!(living, records);
-        assert_eq!(source.snapshots[0].pins, [pin.clone()]);
+        assert_eq!(source.snapshots[0].pins, std::slice::from_ref(&pin));
         assert_eq!(source.frozen.as_deref(), Some("odd deletions"));
         assert_eq!(source.head().unwrap().number, SUMMARY_EVERY + 1);
     }
