@@ -60,6 +60,9 @@ struct Options {
     /// Where the databases and repositories are made
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     directory: PathBuf,
+    /// The rowvault that is measured: this build's, unless another is named
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_rowvault"))]
+    binary: PathBuf,
     /// Given by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,

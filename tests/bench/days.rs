@@ -33,7 +33,7 @@ fn history(options: &Options, days: u32, a_day: usize, report: &mut Report) {
     let sample = Sample::new(options.seed, options.size);
     let mut crm = Sqlite::new(scratch.path());
     crm.fill(&sample);
-    let mut rowvault = Rowvault::new(scratch.path(), "history");
+    let mut rowvault = Rowvault::new(&options.binary, scratch.path(), "history");
     let (url, dump) = (crm.url(), crm.dump());
     let first = rowvault.backup(&url, &dump);
     let (mut peak, mut cpu) = (first.cost.peak, 0.0);
@@ -72,23 +72,24 @@ fn history(options: &Options, days: u32, a_day: usize, report: &mut Report) {
     let ratio = total as f64 / first.bytes as f64;
     report.target(&format!("{what}: total ÷ first"), Some(ratio), limit, "");
     if let Some(tallest) = tallest {
-        let restored = restore(&rowvault, &mut crm, &tallest, scratch.path(), report);
+        let mut alone = Rowvault::new(&options.binary, scratch.path(), "alone");
+        let restored = restore(&rowvault, &mut alone, &mut crm, &tallest, report);
         peak = peak.max(restored);
     }
     report.target(&format!("{what}: peak memory"), Some(peak), 160.0, " MiB");
 }
 
-/// Compares the restore of `tallest` with one of the same rows in a single run.
+/// Compares the restore of `tallest` with one of the same rows in a single run a table, which
+/// they become in the repository `alone`.
 fn restore(
     rowvault: &Rowvault,
+    alone: &mut Rowvault,
     crm: &mut Sqlite,
     tallest: &Tallest,
-    directory: &std::path::Path,
     report: &mut Report,
 ) -> f64 {
     let tall = crm.copy("tall");
     let stacked = rowvault.restore(&tallest.id, &tall.url);
-    let mut alone = Rowvault::new(directory, "alone");
     alone.backup(&tall.url, "");
     let flat = crm.copy("flat");
     let base = alone.restore("latest", &flat.url);

@@ -33,7 +33,7 @@ pub fn run(options: &Options, report: &mut Report) {
         length >> 20
     ));
     report.table(&crm, sample.count_all() + 1);
-    let mut rowvault = Rowvault::new(scratch.path(), "rowvault");
+    let mut rowvault = Rowvault::new(&options.binary, scratch.path(), "rowvault");
     let taken = rowvault.backup(&crm.url(), "");
     let copy = crm.copy("restored");
     let restored = Taken {

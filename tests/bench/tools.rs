@@ -30,13 +30,14 @@ pub struct Taken {
 
 /// The release binary, as a user runs it.
 pub struct Rowvault {
+    binary: PathBuf,
     meter: Meter,
     repository: PathBuf,
 }
 
 impl Rowvault {
-    /// Makes a repository `called` under `directory`, opened by a key file.
-    pub fn new(directory: &Path, called: &str) -> Rowvault {
+    /// Makes a repository `called` under `directory` with `binary`, opened by a key file.
+    pub fn new(binary: &Path, directory: &Path, called: &str) -> Rowvault {
         let base = directory.join(called);
         std::fs::create_dir(&base).expect("the run's directory is writable");
         let mut meter = Meter::new(&base);
@@ -44,7 +45,11 @@ impl Rowvault {
         meter.set("ROWVAULT_REPO", &repository);
         meter.set("ROWVAULT_KEY_FILE", base.join("key"));
         meter.set("ROWVAULT_STATE_DIR", base.join("state"));
-        let tool = Rowvault { meter, repository };
+        let tool = Rowvault {
+            binary: binary.into(),
+            meter,
+            repository,
+        };
         let sheet = base.join("sheet");
         tool.json(&format!("init --recovery-out '{}'", sheet.display()));
         tool
@@ -52,7 +57,7 @@ impl Rowvault {
 
     /// Runs a verb and reads its document.
     pub fn json(&self, arguments: &str) -> (Cost, Value) {
-        let binary = env!("CARGO_BIN_EXE_rowvault");
+        let binary = self.binary.display();
         let line = format!("'{binary}' --json --progress never {arguments}");
         let (cost, printed) = self.meter.run(&line);
         let document = serde_json::from_str(&printed).expect("--json prints a document");
@@ -135,7 +140,7 @@ impl Restic {
 
 impl Tool for Restic {
     fn name(&self) -> &'static str {
-        "dump | restic"
+        "dump → restic"
     }
 
     fn backup(&mut self, _url: &str, dump: &str) -> Taken {
@@ -180,7 +185,7 @@ impl Borg {
 
 impl Tool for Borg {
     fn name(&self) -> &'static str {
-        "dump | borg"
+        "dump → borg"
     }
 
     fn backup(&mut self, _url: &str, dump: &str) -> Taken {

@@ -42,7 +42,7 @@ pub fn run(options: &Options, database: &mut dyn Database, share: f64, report: &
     report.table(database, sample.count_all());
     let mut walk = Walk {
         database,
-        rowvault: Rowvault::new(scratch.path(), "rowvault"),
+        rowvault: Rowvault::new(&options.binary, scratch.path(), "rowvault"),
         restic: Restic::new(scratch.path()),
         borg: Borg::new(scratch.path()),
         meter: Meter::new(scratch.path()),
@@ -211,11 +211,11 @@ impl Steps {
             report.ratio(&prefixed(name, what), Some(ours), theirs, limit);
         };
         match name {
-            "SQLite" => cpu("CRM day, CPU ÷ (dump ∣ restic)", &self.crm_day, false, 0.5),
-            _ => cpu("full, client CPU ÷ (dump ∣ restic)", &self.full, false, 0.8),
+            "SQLite" => cpu("CRM day, CPU ÷ (dump → restic)", &self.crm_day, false, 0.5),
+            _ => cpu("full, client CPU ÷ (dump → restic)", &self.full, false, 0.8),
         }
         if name == "PostgreSQL" {
-            let what = "CRM day, client and server CPU ÷ (dump ∣ restic)";
+            let what = "CRM day, client and server CPU ÷ (dump → restic)";
             cpu(what, &self.crm_day, true, 0.15);
         }
         let limit = match name {
