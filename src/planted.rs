@@ -19,6 +19,11 @@ pub const NAMES: &[&str] = &[
     "lease without fencing",
     "dedup against a marked pack",
     "head not kept",
+    "last row of a chunk dropped",
+    "deletion lost in a fold",
+    "older run wins",
+    "covered deltas count",
+    "shadow swapped before the commit",
 ];
 
 /// Whether the bug `name` was chosen.

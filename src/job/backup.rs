@@ -16,8 +16,8 @@ use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::{Event, Head, SnapshotRecord};
 use crate::format::manifest::{Manifest, ManifestTable, Mode, StructureReference, Totals};
 use crate::format::pack::ChunkKind;
-use crate::format::shadow::{CAPTURE_VERSION, Shadow};
-use crate::id::{ChunkId, SnapshotId, SourceName, Ulid};
+use crate::format::shadow::{CAPTURE_VERSION, Shadow, ShadowTable};
+use crate::id::{ChunkId, ObjectId, SnapshotId, SourceName, Ulid};
 use crate::job::Opened;
 use crate::planted;
 use crate::repo::catalog::{Catalog, Snapshot};
@@ -205,6 +205,22 @@ impl Ground {
         })
     }
 
+    /// The shadow of a snapshot of which everything is known but its place in the ledger.
+    fn shadow_of(&self, manifest: &Manifest, tables: Vec<ShadowTable>) -> Shadow {
+        Shadow {
+            required: Vec::new(),
+            capture: CAPTURE_VERSION,
+            snapshot: manifest.snapshot,
+            manifest: ObjectId([0; 32]),
+            entry: 0,
+            full_at: match &self.shadow {
+                Some(shadow) if manifest.mode == Mode::Rows => shadow.full_at,
+                _ => manifest.taken_at,
+            },
+            tables,
+        }
+    }
+
     fn mode(&self) -> Mode {
         match self.how {
             How::Changes => Mode::Rows,
@@ -229,7 +245,6 @@ async fn take(
     if !planted::is("manifest before pack") {
         writer.clone().finish().await?;
     }
-    let (full_at, mode) = (captured.taken_at, ground.mode());
     let Read {
         tables,
         shadows,
@@ -242,7 +257,7 @@ async fn take(
         source: request.name.clone(),
         engine: captured.structure.engine,
         taken_at: captured.taken_at,
-        mode,
+        mode: ground.mode(),
         parent: ground.shadow.as_ref().map(|shadow| shadow.snapshot),
         totals: totals(&tables, &written),
         tables,
@@ -256,22 +271,16 @@ async fn take(
         // What was not marked when this backup began may be by now.
         check::packs_will_stay(opened.reader().await?.as_ref(), &manifest).await?;
     }
+    let mut shadow = ground.shadow_of(&manifest, shadows);
+    if planted::is("shadow swapped before the commit") {
+        ground.keeper.swap(&shadow)?;
+    }
     let mut outcome = commit(opened, &catalog, request, manifest, intent).await?;
     if planted::is("manifest before pack") {
         writer.finish().await?;
     }
-    let shadow = Shadow {
-        required: Vec::new(),
-        capture: CAPTURE_VERSION,
-        snapshot: outcome.record.id,
-        manifest: outcome.record.manifest,
-        entry: outcome.head.number,
-        full_at: match &ground.shadow {
-            Some(shadow) if mode == Mode::Rows => shadow.full_at,
-            _ => full_at,
-        },
-        tables: shadows,
-    };
+    shadow.manifest = outcome.record.manifest;
+    shadow.entry = outcome.head.number;
     if let Err(error) = ground.keeper.swap(&shadow) {
         let error = AnyFailure::from(error);
         let warning = format!("the next backup will store all of it anew, because {error}");

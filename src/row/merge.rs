@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::failure::{Class, Failure};
+use crate::planted;
 use crate::row::cell::RowBatch;
 use crate::row::codec::DecodedChunk;
 use crate::row::key::{self, KeyBatch, KeyEncoder};
@@ -291,7 +292,9 @@ impl Merge {
         let mut best: Option<(usize, Head<'_>)> = None;
         for (run, head) in self.runs.iter().enumerate() {
             if let Some(head) = head.head()
-                && best.as_ref().is_none_or(|(_, best)| head.key <= best.key)
+                && best.as_ref().is_none_or(|(_, best)| {
+                    head.key < best.key || (head.key == best.key && !planted::is("older run wins"))
+                })
             {
                 best = Some((run, head));
             }

@@ -32,6 +32,7 @@ mod postgres_round_trip;
 mod postgres_server;
 mod property;
 mod recipient_plugin;
+mod shadow_faults;
 mod shadow_model;
 mod sqlite_copy;
 mod sqlite_large;

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::format::run::{RunChunk, RunKind};
 use crate::format::shadow::{Entry, ShadowRun, Stream, TIER_MAX};
+use crate::planted;
 use crate::repo::shadow::file::TableStreams;
 use crate::repo::shadow::range::{Item, Range, What};
 use crate::repo::shadow::{Error, Place};
@@ -164,7 +165,8 @@ impl Runs {
             }
             What::Gone(at) => {
                 let key = range.gone_key(at);
-                if moves {
+                let lost = !item.changed && planted::is("deletion lost in a fold");
+                if moves && !lost {
                     self.delta_deletions += 1;
                     self.delta().delete(key)?;
                 }
