@@ -4,6 +4,7 @@
 //! ends them by the process id that it started. Long proofs are `#[ignore]`d tests whose names
 //! begin with `long_`; `tests/long.sh` runs them by name.
 
+mod canary;
 mod cli_desk;
 mod cli_help;
 mod cli_refusals;
@@ -11,6 +12,9 @@ mod cli_stop;
 mod cli_verbs;
 mod demo;
 mod golden_keys;
+mod golden_objects;
+mod golden_repository;
+mod hostile_objects;
 mod hostile_repository;
 mod house;
 mod init;
