@@ -236,9 +236,8 @@ async fn no_plaintext_and_no_key_stands_in_any_file() {
     for _ in 0..2 {
         let mut source = open::source(&source_url, &SourceOptions::default()).unwrap();
         let request = backup::Request {
-            name: "canary-source-5520".parse().unwrap(),
             tags: vec!["canary-tag-5521".into()],
-            lasting: backup::LASTING,
+            ..backup::Request::new("canary-source-5520".parse().unwrap())
         };
         let taken = backup::run(&opened, source.as_mut(), &request).await;
         assert_eq!(taken.unwrap().record.totals.rows, 1001);

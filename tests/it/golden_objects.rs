@@ -27,7 +27,9 @@ use rowvault::format::pack::{self, ChunkKind, Codec, Footer};
 use rowvault::format::run::{
     ColumnFilter, LargeCell, PageReference, Run, RunChunk, RunKind, read_page, write_page,
 };
-use rowvault::id::{ChunkId, Digest, ObjectId, RepositoryId, SnapshotId, SourceHash, Ulid};
+use rowvault::id::{
+    ChunkId, Digest, ObjectId, RepositoryId, SignerId, SnapshotId, SourceHash, Ulid,
+};
 use rowvault::random::SeededRandom;
 use rowvault::repo::blob::{self, ChunkFacts, Realm};
 use rowvault::row::schema::{Engine, Table, TableName};
@@ -121,6 +123,7 @@ pub fn index() -> Index {
             length: 12_345,
             sessions: pack_head().sessions.concat(),
             footer: footer().write(),
+            signer: Some(SignerId([6; 32])),
         }],
         replaces: vec![ObjectId([2; 32])],
         marks: vec![Mark {
@@ -157,6 +160,7 @@ pub fn delta() -> Run {
         kind: RunKind::Delta,
         tier: 1,
         sequence: 7,
+        covers_max: 3,
         columns: 5,
         puts: 20,
         deletions: 4,

@@ -14,7 +14,7 @@ use rowvault::store::fault::FaultStore;
 use crate::tiny::{Holding, Machine, Tiny, directory, tell};
 
 /// The repositories, by the name of their directory.
-const WRITTEN: &[&str] = &["base-runs"];
+const WRITTEN: &[&str] = &["base-runs", "delta-runs"];
 
 fn place(name: &str) -> PathBuf {
     let root = env!("CARGO_MANIFEST_DIR");
@@ -81,6 +81,9 @@ async fn golden_repositories_restore_what_was_put_in() {
         let catalog = opened.catalog().await.unwrap();
         let found = verify::run(&opened, &catalog.snapshots(), verify::Data::All).await;
         assert!(found.unwrap().findings.is_empty(), "{name}");
+        let newest = opened.manifest(catalog.latest().unwrap()).await.unwrap();
+        let highest = newest.tables.iter().map(|table| table.stack.len()).max();
+        assert_eq!(highest > Some(1), *name == "delta-runs");
     }
 }
 
