@@ -59,3 +59,7 @@ pub fn install_tls() {
     // Another test of this process may have been first; both install the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
+mod maintain_crash;
+mod maintain_life;
+mod maintain_rig;
+mod simulation;
