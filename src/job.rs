@@ -26,7 +26,7 @@ use crate::format::manifest::Manifest;
 use crate::id::SourceName;
 use crate::random::Random;
 use crate::repo::catalog::{Catalog, Snapshot};
-use crate::repo::index::{self, Index};
+use crate::repo::index::{self, Index, Kept};
 use crate::repo::intent::Whoami;
 use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
@@ -135,14 +135,28 @@ impl Opened {
     /// Where every chunk lies.
     ///
     /// # Errors
-    /// The storage's; Corrupt for a damaged index.
+    /// The storage's.
     pub async fn index(&self) -> Result<Arc<Index>, AnyFailure> {
+        let index = self.load_index(Kept::Counts).await?;
+        for (id, _) in &index.damaged {
+            let warning = format!("index {id} is damaged: 'rowvault verify --repair-index'");
+            self.progress.warn(&warning);
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// The index as it is in the storage, or with what is kept here of it.
+    ///
+    /// # Errors
+    /// As [`Opened::index`].
+    pub async fn load_index(&self, kept: Kept) -> Result<Index, AnyFailure> {
         let context = index::Context {
             vault: &self.vault,
             keyring: &self.keyring,
             state: &self.state,
+            kept,
         };
-        Ok(Arc::new(Index::load(context).await?))
+        Ok(Index::load(context).await?)
     }
 
     /// A reader over all that is indexed.

@@ -16,6 +16,7 @@ use crate::id::{ChunkId, ObjectId, SnapshotId, SourceName};
 use crate::job::Opened;
 use crate::repo::catalog::Snapshot;
 use crate::repo::check::{self, Need, PackChecked};
+use crate::repo::index::Kept;
 use crate::repo::reader::Reader;
 
 /// Where the file of the pack that was read last stands in the state directory.
@@ -98,7 +99,9 @@ pub async fn run(
 ) -> Result<Outcome, AnyFailure> {
     let start = opened.vault.clock.elapsed();
     opened.progress.stage("checking objects", None);
-    let reader = opened.reader().await?;
+    let index = opened.load_index(Kept::CountsForNothing).await?;
+    let damaged = index.damaged.clone();
+    let reader = Arc::new(Reader::new(opened.vault.clone(), Arc::new(index)));
     let listed = check::packs_listed(&opened.vault).await?;
     let mut needs = Needs::default();
     let mut manifests = Vec::new();
@@ -128,6 +131,9 @@ pub async fn run(
     if !damage.is_empty() {
         blame(&reader, &manifests, &damage, &mut needs).await;
     }
+    outcome
+        .findings
+        .extend(damaged.into_iter().map(damaged_index));
     outcome.findings.extend(gather(needs.hurt));
     opened.progress.end();
     if !snapshots.is_empty() {
@@ -135,6 +141,16 @@ pub async fn run(
     }
     outcome.duration = opened.vault.clock.elapsed() - start;
     Ok(outcome)
+}
+
+/// What only it knew of is told chunk by chunk, with the tables that it hurts.
+fn damaged_index((id, what): (ObjectId, String)) -> Finding {
+    Finding {
+        object: format!("index {id}"),
+        what: format!("{what}; 'rowvault verify --repair-index' makes it anew from the packs"),
+        snapshots: Vec::new(),
+        tables: Vec::new(),
+    }
 }
 
 /// Runs that were walked, and what was wrong with each: a run that an earlier snapshot brought up

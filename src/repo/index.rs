@@ -9,6 +9,7 @@ use std::ops::Range;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::clock::Timestamp;
+use crate::failure::{Class, Failure};
 use crate::format::index::{Index as IndexBody, IndexedPack};
 use crate::format::keyring::Keyring;
 use crate::format::object;
@@ -109,6 +110,8 @@ pub struct Index {
     pub objects: Vec<IndexObject>,
     /// Index objects in the storage that others replace.
     pub replaced: Vec<ObjectId>,
+    /// Index objects that cannot be read, and why.
+    pub damaged: Vec<Damaged>,
 }
 
 /// An index object with what the storage says of it.
@@ -149,14 +152,26 @@ pub struct Context<'a> {
     pub keyring: &'a Keyring,
     /// What this host keeps.
     pub state: &'a State,
+    /// Whether what is kept here may stand for what the storage has.
+    pub kept: Kept,
+}
+
+/// Whether index objects that are kept on this host need not be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// They never change, so they need not.
+    Counts,
+    /// They must: the question is whether the storage still has them whole.
+    CountsForNothing,
 }
 
 impl Index {
     /// Loads every index object of the repository, those that were not read before from the
-    /// storage, and forgets here which are gone.
+    /// storage, and forgets here which are gone. A damaged one says nothing and is named in
+    /// `damaged`: what only it knew of is found missing by whoever needs it.
     ///
     /// # Errors
-    /// The storage's; Corrupt for an index object that is damaged.
+    /// The storage's.
     pub async fn load(context: Context<'_>) -> Result<Index, Error> {
         let mut listings = 1;
         loop {
@@ -189,19 +204,20 @@ impl Index {
         };
         let mut found = Found::default();
         while let Some(one) = fetched.try_next().await? {
-            index.take(context.keyring, &one, &mut found)?;
+            let taken = match &one {
+                Ok(one) => index.take(context.keyring, one, &mut found),
+                Err((id, why)) => Err((*id, why.clone())),
+            };
+            if let Err(damaged) = taken {
+                index.damaged.push(damaged);
+            }
         }
         drop(fetched);
         let replaced = found.replaced();
         index.leave_out(&replaced);
         let counts = |mark: &Marked| !replaced.contains(&mark.object);
         index.all_marks = found.marks.into_iter().filter(counts).collect();
-        for mark in &index.all_marks {
-            let first = index.marks.entry(mark.pack).or_insert(*mark);
-            if mark.since < first.since {
-                *first = *mark;
-            }
-        }
+        index.marks = first_of_each(&index.all_marks);
         index.sort();
         for name in context.state.names(CACHE_FOLDER).unwrap_or_default() {
             let known = name.parse().is_ok_and(|id: ObjectId| ids.contains(&id));
@@ -213,12 +229,12 @@ impl Index {
         Ok(index)
     }
 
-    fn take(&mut self, keyring: &Keyring, one: &Fetched, found: &mut Found) -> Result<(), Error> {
+    fn take(&mut self, keyring: &Keyring, one: &Fetched, found: &mut Found) -> Result<(), Damaged> {
         let maintains = keyring.may_maintain(&one.signer);
         for pack in &one.body.packs {
             let word = pack.signer.filter(|_| maintains);
             let added = self.add(pack, word.unwrap_or(one.signer));
-            added.map_err(|source| Error::body(&ObjectPath::Index(one.id), source))?;
+            added.map_err(|error| (one.id, error.to_string()))?;
         }
         found.signers.insert(one.id, one.signer);
         let replaces = one.body.replaces.iter();
@@ -309,6 +325,12 @@ impl Index {
     pub fn marks_of(&self, object: &ObjectId) -> Vec<Marked> {
         let own = self.all_marks.iter().filter(|mark| mark.object == *object);
         own.copied().collect()
+    }
+
+    /// Lets the marks of one index object count no more.
+    pub fn void_marks(&mut self, object: &ObjectId) {
+        self.all_marks.retain(|mark| mark.object != *object);
+        self.marks = first_of_each(&self.all_marks);
     }
 
     /// Whether any pack is marked.
@@ -434,33 +456,60 @@ impl Index {
     }
 }
 
+fn first_of_each(marks: &[Marked]) -> HashMap<ObjectId, Marked> {
+    let mut first: HashMap<ObjectId, Marked> = HashMap::new();
+    for mark in marks {
+        let known = first.entry(mark.pack).or_insert(*mark);
+        if mark.since < known.since {
+            *known = *mark;
+        }
+    }
+    first
+}
+
+/// An index object that cannot be read, and why.
+type Damaged = (ObjectId, String);
+
 async fn fetch(
     context: Context<'_>,
     id: ObjectId,
     length: u64,
     modified: Timestamp,
-) -> Result<Fetched, Error> {
+) -> Result<Result<Fetched, Damaged>, Error> {
     let Context { vault, state, .. } = context;
     let kept = format!("{CACHE_FOLDER}/{id}");
     // What is kept and does not open is fetched again: local state is only a cache.
-    let cached = state.read(&kept).ok().flatten();
+    let cached = match context.kept {
+        Kept::Counts => state.read(&kept).ok().flatten(),
+        Kept::CountsForNothing => None,
+    };
     let opened = cached.and_then(|bytes| vault.open_index(id, &bytes).ok());
     let (signer, body) = match opened {
         Some(opened) => opened,
         None => {
-            let bytes = vault.store.get(&ObjectPath::Index(id)).await?;
-            let opened = vault.open_index(id, &bytes)?;
-            let _ = state.write(&kept, &bytes, vault.random.as_ref());
-            opened
+            let got = vault.store.get(&ObjectPath::Index(id)).await;
+            let opened = got
+                .map_err(Error::from)
+                .and_then(|bytes| Ok((vault.open_index(id, &bytes)?, bytes)));
+            match opened {
+                Ok((opened, bytes)) => {
+                    let _ = state.write(&kept, &bytes, vault.random.as_ref());
+                    opened
+                }
+                Err(error) if error.class() == Class::Corrupt => {
+                    return Ok(Err((id, error.to_string())));
+                }
+                Err(error) => return Err(error),
+            }
         }
     };
-    Ok(Fetched {
+    Ok(Ok(Fetched {
         id,
         length,
         modified,
         signer,
         body,
-    })
+    }))
 }
 
 fn short(name: &ChunkId) -> [u8; 16] {

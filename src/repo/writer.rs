@@ -4,7 +4,7 @@
 //! being filled and one being uploaded, so memory stays bounded. Invariant: a chunk counts as
 //! stored only after its pack and the index that names it are durable (`finish`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -374,7 +374,7 @@ impl Writer {
             reason: error.to_string(),
         })??;
         sent?;
-        let mut needed: HashMap<ObjectId, u64> =
+        let mut needed: BTreeMap<ObjectId, u64> =
             packs.iter().map(|pack| (pack.pack, pack.length)).collect();
         let reused = std::mem::take(&mut self.progress().reused);
         for pack in self.index.packs() {
@@ -475,7 +475,7 @@ async fn upload_one(
     })
 }
 
-async fn check_packs(vault: &Vault, needed: &HashMap<ObjectId, u64>) -> Result<(), Error> {
+async fn check_packs(vault: &Vault, needed: &BTreeMap<ObjectId, u64>) -> Result<(), Error> {
     if needed.len() <= HEADS_MAX {
         for (pack, length) in needed {
             match vault.store.head(&ObjectPath::Pack(*pack)).await {

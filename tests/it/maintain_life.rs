@@ -237,7 +237,7 @@ async fn sweep_under_a_lost_lease_deletes_nothing() {
         async |_| {
             let operations = world.storage.performed();
             let mut ours = operations[before_all..].iter();
-            if deleting == 0 && ours.any(|one| one.path == "manifests") {
+            if deleting == 0 && ours.any(|one| one.path == "packs") {
                 deleting = 1;
                 world.clock.advance(Duration::from_secs(20 * 60));
                 let other = world.client("other").await;

@@ -14,10 +14,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use rowvault::clock::{Clock, ManualClock, Timestamp};
 use rowvault::failure::{AnyFailure, Class};
@@ -93,8 +94,12 @@ impl Gate {
         match &self.pace {
             Pace::Free => {}
             Pace::Drawn(random) => {
-                self.clock.advance(Duration::from_secs(random.below(3)));
-                tokio::time::sleep(Duration::from_millis(random.below(40))).await;
+                // So finely that two clients hardly ever come at the same instant: their order
+                // would be the machine's.
+                let pause = Duration::from_millis(1 + random.below(20_000));
+                let passed = Duration::from_secs(random.below(3));
+                tokio::time::sleep(pause).await;
+                self.clock.advance(passed);
             }
             Pace::Asked(ask) => {
                 self.clock.advance(Duration::from_secs(1));
@@ -288,16 +293,32 @@ impl World {
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(number + 1);
         let random: Arc<dyn Random> = Arc::new(SeededRandom::new(seed));
         let clock: Arc<dyn Clock> = self.clock.clone();
+        // Pauses are drawn apart from nonces, which several threads draw in no order.
         let store = Store::from_object_store(
             Arc::new(gate),
             "fault:",
             &options(),
             clock.clone(),
-            random.clone(),
+            Arc::new(SeededRandom::new(!seed)),
         );
-        // Opening is not what is tried here: it goes by the side door.
+        // Opening is not what is tried here: it goes to a copy without faults.
+        let copy = InMemory::new();
+        for (path, bytes) in self.storage.objects() {
+            if ["repository", "keys/", "keyring/"]
+                .iter()
+                .any(|head| path.starts_with(head))
+            {
+                copy.put(&Path::from(path), bytes.into()).await.unwrap();
+            }
+        }
         let opening = Opening {
-            store: self.storage.open(&options(), random.clone()),
+            store: Store::from_object_store(
+                Arc::new(copy),
+                "copy:",
+                &options(),
+                clock.clone(),
+                random.clone(),
+            ),
             clock,
             random,
         };
@@ -330,20 +351,27 @@ impl World {
         rows: &Rows,
     ) -> Result<SnapshotId, AnyFailure> {
         let name: SourceName = source.parse().unwrap();
-        let mut attempts = self.attempts.lock().unwrap();
-        attempts.entry(name.clone()).or_default().push(rows.clone());
-        drop(attempts);
+        self.attempted(&name, rows);
         let request = job::backup::Request {
-            name: name.clone(),
-            tags: Vec::new(),
             lasting: HOUR,
-            ..request()
+            ..job::backup::Request::new(name.clone())
         };
         let mut source = MapSource { rows: rows.clone() };
         let outcome = job::backup::run(&client.opened, &mut source, &request).await?;
-        let mut reported = self.reported.lock().unwrap();
-        reported.insert(outcome.record.id, (name, rows.clone()));
+        let report = (name, rows.clone());
+        self.reported
+            .lock()
+            .unwrap()
+            .insert(outcome.record.id, report);
         Ok(outcome.record.id)
+    }
+
+    fn attempted(&self, source: &SourceName, rows: &Rows) {
+        let mut attempts = self.attempts.lock().unwrap();
+        attempts
+            .entry(source.clone())
+            .or_default()
+            .push(rows.clone());
     }
 
     /// Forgets all but the last `last` snapshots of `source`.
@@ -436,14 +464,6 @@ impl World {
         assert!(none || moved > 0, "{told}: {plan:?}");
         assert!(left.running.is_empty(), "{told}: {:?}", left.running);
         assert_eq!(left.manifests, 0, "{told}");
-    }
-}
-
-fn request() -> job::backup::Request {
-    job::backup::Request {
-        name: "x".parse().unwrap(),
-        tags: Vec::new(),
-        lasting: HOUR,
     }
 }
 

