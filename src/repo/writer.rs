@@ -28,8 +28,9 @@ use crate::repo::index::{Index, Place};
 use crate::repo::vault::{self, Vault, object_id};
 use crate::store::{self, ObjectPath, Prefix};
 
-/// A pack is closed when it has this many bytes.
-pub const PACK_BYTES: usize = 32 << 20;
+/// A pack is closed when it has this many bytes. Two are held at once, one being filled and one
+/// being stored; with more, a backup of large cells would need over 160 MiB.
+pub const PACK_BYTES: usize = 20 << 20;
 /// Up to this many packs are asked for one by one; more are looked up in one listing.
 const HEADS_MAX: usize = 64;
 
