@@ -138,7 +138,7 @@ fn harden(connection: &Connection) -> rusqlite::Result<()> {
     }
     connection.busy_timeout(LOCK_WAIT)?;
     connection
-        .execute_batch("PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-16384;")
+        .execute_batch("PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-4096;")
 }
 
 fn immutable_uri(path: &Path) -> String {
