@@ -112,6 +112,12 @@ pub enum Error {
         /// Slots that could not be read.
         damaged: Vec<String>,
     },
+    /// No slot has the name that was asked for.
+    #[error("the repository has no key slot {slot}")]
+    UnknownSlot {
+        /// The name.
+        slot: String,
+    },
     /// The slot of a key file is not there.
     #[error("the repository has no key slot {slot}")]
     NoSlot {
@@ -287,7 +293,7 @@ impl Failure for Error {
             // What was read is told apart from what the caller gave by its own variants.
             Error::Format(_) => Class::Invalid,
             Error::Repository { source, .. } | Error::Slot { source, .. } => source.class(),
-            Error::NoRepository { .. } => Class::Missing,
+            Error::NoRepository { .. } | Error::UnknownSlot { .. } => Class::Missing,
             Error::Unread { .. } => Class::Unsettled,
             Error::Unfinished { .. }
             | Error::AnothersRepository { .. }
@@ -379,6 +385,7 @@ impl Error {
             Error::WrongPassphrase { .. } => {
                 "try again, or use a key file or the recovery sheet (--key-file)"
             }
+            Error::UnknownSlot { .. } => "'rowvault key list' shows the slots",
             Error::NoSlotOfKind { .. } | Error::NoSlot { .. } => {
                 "use another key; whoever can open the repository sees its slots by 'rowvault key list'"
             }

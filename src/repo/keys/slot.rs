@@ -181,7 +181,7 @@ pub async fn add_key(
 /// Takes the slot `name` away.
 ///
 /// # Errors
-/// Denied to writers; [`Error::NoSlot`]; [`Error::LastSlot`] where no other whole slot is left.
+/// Denied to writers; [`Error::UnknownSlot`]; [`Error::LastSlot`] where no other whole slot is left.
 pub async fn remove(vault: &Vault, name: &str) -> Result<(), Error> {
     root(vault, "remove a key slot")?;
     let slots = read_all(&vault.store, vault.realm.repository).await?;
@@ -191,7 +191,7 @@ pub async fn remove(vault: &Vault, name: &str) -> Result<(), Error> {
         || slots.strange.iter().any(|slot| slot == name);
     let slot = || name.to_owned();
     if !ours && !other {
-        return Err(Error::NoSlot { slot: slot() });
+        return Err(Error::UnknownSlot { slot: slot() });
     }
     if ours && slots.whole.len() == 1 {
         return Err(Error::LastSlot { slot: slot() });
