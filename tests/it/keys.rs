@@ -424,7 +424,7 @@ async fn slots_come_and_go_and_the_last_one_stays() {
     let gone = rig.refused(&by_file(&first)).await;
     assert!(matches!(gone, Error::NoSlot { .. }));
     let unknown = slot::remove(&vault, &name(&first)).await.unwrap_err();
-    assert!(matches!(unknown, Error::NoSlot { .. }));
+    assert!(matches!(unknown, Error::UnknownSlot { .. }));
     // A whole slot of another repository and a damaged one open nothing, and may go.
     let other = self::rig(13);
     let (_, _, strange) = other.make().await;
