@@ -8,8 +8,15 @@ cd "$(dirname "$0")/.."
 readonly PROOFS='
 property | any schema, any rows: backup, restore, equal; 10,000 cases
 hostile  | every byte flipped, every length cut, every object deleted or swapped: never silently wrong
-memory   | 1 GiB backed up and restored within the memory that is promised
 kill     | the real binary killed at many moments; the next run needs no person
+shadow   | 2,000 histories of 30 snapshots, each restored equal to its day
+simulation | whole life cycles under faults, many seeds
+sqlite   | 3,000 random files, and a cell of 256 MiB in little memory
+bank     | MariaDB: 50 backups under 8 writers, each at one instant
+connection | PostgreSQL: 200 dropped connections, nothing stitched
+cells    | MariaDB: cells of 200 MiB
+bytea    | PostgreSQL: a cell of 200 MiB
+ten      | 10,000 tables, PostgreSQL and MariaDB
 '
 
 list() {
