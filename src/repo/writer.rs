@@ -124,6 +124,10 @@ struct Progress {
 
 type Uploader = JoinHandle<Result<Vec<IndexedPack>, store::Error>>;
 
+/// The memory of a pack that was stored, for the next one. Given back to the allocator instead, it
+/// would teach glibc's to take all large blocks from its arenas, which then grow with every table.
+type Spare = Arc<Mutex<Option<Vec<u8>>>>;
+
 /// Takes chunks and stores them.
 pub struct Writer {
     vault: Arc<Vault>,
@@ -134,6 +138,7 @@ pub struct Writer {
     progress: Mutex<Progress>,
     packs: mpsc::Sender<(Vec<u8>, Footer)>,
     room: Arc<Semaphore>,
+    spare: Spare,
     uploader: Mutex<Option<Uploader>>,
 }
 
@@ -153,7 +158,8 @@ impl Writer {
         record[8..].copy_from_slice(&sealed.0);
         let (packs, queue) = mpsc::channel(1);
         let room = Arc::new(Semaphore::new(1));
-        let uploader = tokio::spawn(upload(vault.clone(), queue, room.clone()));
+        let spare = Spare::default();
+        let uploader = tokio::spawn(upload(vault.clone(), queue, room.clone(), spare.clone()));
         Ok(Writer {
             vault,
             index,
@@ -163,6 +169,7 @@ impl Writer {
             progress: Mutex::default(),
             packs,
             room,
+            spare,
             uploader: Mutex::new(Some(uploader)),
         })
     }
@@ -286,7 +293,8 @@ impl Writer {
         let record = self.record;
         let epoch = self.vault.realm.epoch;
         let filling = progress.filling.get_or_insert_with(|| {
-            let mut bytes = Vec::with_capacity(PACK_BYTES + (1 << 20));
+            let spare = self.spare.lock().ok().and_then(|mut spare| spare.take());
+            let mut bytes = spare.unwrap_or_else(|| Vec::with_capacity(PACK_BYTES + (2 << 20)));
             let sessions = vec![record];
             bytes.extend_from_slice(&Head { epoch, sessions }.write());
             Filling {
@@ -437,15 +445,20 @@ async fn upload(
     vault: Arc<Vault>,
     mut queue: mpsc::Receiver<(Vec<u8>, Footer)>,
     room: Arc<Semaphore>,
+    spare: Spare,
 ) -> Result<Vec<IndexedPack>, store::Error> {
     let mut done = Vec::new();
     while let Some((bytes, footer)) = queue.recv().await {
         if bytes.is_empty() {
             break;
         }
-        let stored = upload_one(&vault, bytes, footer).await;
+        let bytes = Bytes::from(bytes);
+        let stored = upload_one(&vault, bytes.clone(), footer).await;
         match stored {
-            Ok(pack) => done.push(pack),
+            Ok(pack) => {
+                done.push(pack);
+                keep(bytes, &spare);
+            }
             Err(error) => {
                 room.close();
                 return Err(error);
@@ -456,14 +469,24 @@ async fn upload(
     Ok(done)
 }
 
+/// Empties the memory of a stored pack for the next, if nobody else holds it.
+fn keep(bytes: Bytes, spare: &Spare) {
+    if bytes.is_unique()
+        && let Ok(mut spare) = spare.lock()
+    {
+        let mut bytes = Vec::from(bytes);
+        bytes.clear();
+        *spare = Some(bytes);
+    }
+}
+
 async fn upload_one(
     vault: &Vault,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     footer: Footer,
 ) -> Result<IndexedPack, store::Error> {
     let head = Head::length(1);
     let sessions = bytes[head - SESSION_BYTES..head].to_vec();
-    let bytes = Bytes::from(bytes);
     let pack = object_id(&bytes);
     let length = bytes.len() as u64;
     vault.store.put(&ObjectPath::Pack(pack), bytes).await?;
