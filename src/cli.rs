@@ -12,6 +12,7 @@ pub mod output;
 pub mod protect;
 pub mod recover;
 pub mod render;
+pub mod retain;
 pub mod screen;
 pub mod session;
 pub mod stop;
@@ -38,6 +39,7 @@ const HELP_COLUMNS: usize = 80;
 const GROUPS: &[(&str, &[&str])] = &[
     ("Protect", &["init", "backup"]),
     ("Look", &["snapshots", "show", "stats", "verify", "ledger"]),
+    ("Keep", &["forget", "prune", "pin", "unpin", "tag"]),
     ("Recover", &["restore", "find", "export"]),
     ("Keys", &["key"]),
     ("Help", &["demo", "doctor", "completions", "man"]),
@@ -92,6 +94,16 @@ pub enum Verb {
     Verify(look::Verify),
     /// Show what happened, and whether the chain is whole
     Ledger(care::Ledger),
+    /// Take snapshots out of the living, by rules of what to keep
+    Forget(retain::Forget),
+    /// Delete what no living snapshot needs, after a day of waiting
+    Prune(retain::Prune),
+    /// Keep a snapshot from being forgotten
+    Pin(retain::Pin),
+    /// Take away the pins of a snapshot
+    Unpin(retain::Unpin),
+    /// Give a snapshot tags
+    Tag(retain::Tag),
     /// Restore a snapshot into a new or an empty database
     Restore(recover::Restore),
     /// Find records in a snapshot
@@ -270,6 +282,11 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
         Verb::Stats(_) => stop.or(look::stats(session)).await,
         Verb::Verify(arguments) => stop.or(look::verify(session, arguments)).await,
         Verb::Ledger(arguments) => stop.or(care::ledger(session, arguments)).await,
+        Verb::Forget(arguments) => stop.or(retain::forget(session, arguments)).await,
+        Verb::Prune(arguments) => stop.or(retain::prune(session, arguments)).await,
+        Verb::Pin(arguments) => stop.or(retain::pin(session, arguments)).await,
+        Verb::Unpin(arguments) => stop.or(retain::unpin(session, arguments)).await,
+        Verb::Tag(arguments) => stop.or(retain::tag(session, arguments)).await,
         Verb::Find(arguments) => stop.or(recover::find(session, arguments)).await,
         Verb::Export(arguments) => stop.or(recover::export(session, arguments)).await,
         Verb::Key(arguments) => stop.or(keys::key(session, arguments)).await,

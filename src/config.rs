@@ -10,6 +10,7 @@ pub mod secret;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 use crate::failure::{AnyFailure, Class, Failure};
 use crate::id::SourceName;
+use crate::retention::Policy;
 use crate::source::address::{SourceUrl, TablePattern};
 use crate::store::{Addressing, PlainHttp, S3Options};
 
@@ -106,6 +108,8 @@ pub struct Repository {
     pub key_file: Option<PathBuf>,
     /// Where local state stands.
     pub state_dir: Option<PathBuf>,
+    /// The one host that maintains, where the storage cannot keep several apart.
+    pub maintenance_host: Option<String>,
     /// What S3 needs to be told.
     pub s3: S3Options,
 }
@@ -132,6 +136,8 @@ pub struct Source {
     pub after: Vec<String>,
     /// Tags of every snapshot.
     pub tags: Vec<String>,
+    /// Which of its snapshots are kept; none where nothing is said.
+    pub keep: Option<Policy>,
 }
 
 impl Source {
@@ -164,6 +170,7 @@ struct RepositoryText {
     passphrase_file: Option<String>,
     key_file: Option<String>,
     state_dir: Option<String>,
+    maintenance_host: Option<String>,
     #[serde(default)]
     s3: S3Text,
 }
@@ -203,6 +210,27 @@ struct SourceText {
     before: Vec<String>,
     #[serde(default)]
     after: Vec<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+    keep: Option<KeepText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepText {
+    #[serde(default)]
+    last: u32,
+    #[serde(default)]
+    hourly: u32,
+    #[serde(default)]
+    daily: u32,
+    #[serde(default)]
+    weekly: u32,
+    #[serde(default)]
+    monthly: u32,
+    #[serde(default)]
+    yearly: u32,
+    within: Option<String>,
     #[serde(default)]
     tags: Vec<String>,
 }
@@ -376,6 +404,7 @@ impl Reading<'_> {
             passphrase_file,
             key_file,
             state_dir: self.file("repository.state_dir", text.state_dir)?,
+            maintenance_host: self.text("repository.maintenance_host", text.maintenance_host)?,
             s3: self.s3(text.s3)?,
         })
     }
@@ -429,10 +458,45 @@ impl Reading<'_> {
             before: words(self.all(&format!("{place}: before"), text.before)?),
             after: words(self.all(&format!("{place}: after"), text.after)?),
             tags: self.all(&format!("{place}: tags"), text.tags)?,
+            keep: text.keep.map(|keep| self.keep(place, keep)).transpose()?,
             name,
             url,
         };
         Ok((source, secret))
+    }
+
+    fn keep(&self, place: &str, text: KeepText) -> Result<Policy, Error> {
+        let place = &format!("{place}: keep");
+        let policy = Policy {
+            last: text.last,
+            hourly: text.hourly,
+            daily: text.daily,
+            weekly: text.weekly,
+            monthly: text.monthly,
+            yearly: text.yearly,
+            within: text
+                .within
+                .map(|text| self.span(place, "within", &text))
+                .transpose()?,
+            tags: self.all(place, text.tags)?,
+        };
+        match policy.is_empty() {
+            false => Ok(policy),
+            true => Err(self.wrong(
+                place,
+                "it keeps nothing".into(),
+                Some("say what to keep, such as keep = { daily = 14 }".into()),
+            )),
+        }
+    }
+
+    /// A span of time, such as 30d.
+    fn span(&self, place: &str, key: &str, text: &str) -> Result<Duration, Error> {
+        let text = self.expand(place, text)?;
+        humantime::parse_duration(&text).map_err(|_| {
+            let what = format!("{key}: {text:?} is no span of time");
+            self.wrong(place, what, Some("write it as 36h or 30d".into()))
+        })
     }
 
     fn name(
@@ -513,6 +577,7 @@ mod tests {
             before = ["/usr/local/bin/crm-maintenance on"]
             after = ["/bin/echo", "all done"]
             parallel = 4
+            keep = { daily = 14, weekly = 8, within = "36h", tags = ["audit"] }
             [[source]]
             url = "sqlite:shop.db"
             "#,
@@ -532,6 +597,14 @@ mod tests {
         assert_eq!(crm.timezone, chrono_tz::Europe::Warsaw);
         assert_eq!(crm.before, ["/usr/local/bin/crm-maintenance", "on"]);
         assert_eq!(crm.after, ["/bin/echo", "all done"]);
+        let keep = Policy {
+            daily: 14,
+            weekly: 8,
+            within: Some(Duration::from_secs(36 * 3600)),
+            tags: vec!["audit".into()],
+            ..Policy::default()
+        };
+        assert_eq!(crm.keep, Some(keep));
         let (shop, _) = &parsed.sources[1];
         assert_eq!(shop.name.as_str(), "shop");
         assert_eq!(shop.url.display(), "sqlite:/etc/rowvault/shop.db");
@@ -575,6 +648,15 @@ mod tests {
                 "both",
             ),
             ("[[source]]\nname = \"a\"", "url"),
+            ("[[source]]\nurl = \"sqlite:a\"\nkeep = {}", "keeps nothing"),
+            (
+                "[[source]]\nurl = \"sqlite:a\"\nkeep = { dayly = 3 }",
+                "dayly",
+            ),
+            (
+                "[[source]]\nurl = \"sqlite:a\"\nkeep = { within = \"long\" }",
+                "no span of time",
+            ),
             ("[repository\n", "line 1"),
             ("url = 3", "url"),
         ] {

@@ -7,8 +7,10 @@
 mod forget;
 mod prune;
 
-pub use forget::{ForgetOutcome, ForgetRequest, ForgetSource, KeptSnapshot, Times, forget};
-pub use prune::{Effect, Hosts, PruneOutcome, PruneRequest, prune};
+pub use forget::{
+    ForgetOutcome, ForgetRequest, ForgetSource, KeptSnapshot, Times, forget, forget_told,
+};
+pub use prune::{Effect, Hosts, PruneOutcome, PruneRequest, prune, prune_told};
 
 use crate::clock::Timestamp;
 use crate::failure::{AnyFailure, Class};
@@ -53,6 +55,20 @@ pub async fn unpin(opened: &Opened, snapshot: &Snapshot) -> Result<Head, AnyFail
 /// # Errors
 /// As [`pin`]; Invalid where the tag is empty or longer than 64 characters.
 pub async fn tag(opened: &Opened, snapshot: &Snapshot, text: &str) -> Result<Head, AnyFailure> {
+    check_tag(text)?;
+    record(
+        opened,
+        snapshot,
+        Event::Tagged(treated(snapshot, text, None)),
+    )
+    .await
+}
+
+/// Refuses what can be no tag.
+///
+/// # Errors
+/// Invalid: it is empty, longer than 64 characters, or has control characters.
+pub fn check_tag(text: &str) -> Result<(), AnyFailure> {
     if text.is_empty() || text.chars().count() > 64 || text.chars().any(char::is_control) {
         return Err(AnyFailure::new(
             Class::Invalid,
@@ -60,12 +76,7 @@ pub async fn tag(opened: &Opened, snapshot: &Snapshot, text: &str) -> Result<Hea
             Some("use 1 to 64 characters on one line".into()),
         ));
     }
-    record(
-        opened,
-        snapshot,
-        Event::Tagged(treated(snapshot, text, None)),
-    )
-    .await
+    Ok(())
 }
 
 fn treated(snapshot: &Snapshot, text: &str, until: Option<Timestamp>) -> Treated {

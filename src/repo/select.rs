@@ -37,15 +37,23 @@ pub fn select<'a>(
     if when == "latest" {
         return catalog.at(&source, None);
     }
-    let until = match DateTime::parse_from_rfc3339(when) {
-        Ok(instant) => Timestamp(instant.timestamp_micros()),
-        Err(_) => {
-            let day = NaiveDate::parse_from_str(when, "%Y-%m-%d")
-                .map_err(|_| unknown(format!("{when:?} is no day and no time with a zone")))?;
-            end_of_day(day, zone(&source)).ok_or_else(|| unknown(format!("{when} is too late")))?
-        }
-    };
+    let until = until(when, zone(&source)).map_err(|error| unknown(error.to_string()))?;
     catalog.at(&source, Some(until))
+}
+
+/// The instant that `text` means: a time with its zone, or the end of a bare day in `zone`.
+///
+/// # Errors
+/// [`Error::When`].
+pub fn until(text: &str, zone: Tz) -> Result<Timestamp, Error> {
+    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
+        return Ok(Timestamp(instant.timestamp_micros()));
+    }
+    let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+    day.and_then(|day| end_of_day(day, zone))
+        .ok_or_else(|| Error::When {
+            text: text.to_owned(),
+        })
 }
 
 /// The table that `text` names: as `show` prints it, or without its schema where that is unique.

@@ -84,6 +84,18 @@ pub struct ForgetOutcome {
 /// Invalid for a policy that keeps nothing; Denied for a key that may not forget; Conflict for a
 /// source that is frozen; Missing for one that does not exist.
 pub async fn forget(opened: &Opened, request: &ForgetRequest) -> Result<ForgetOutcome, AnyFailure> {
+    forget_told(opened, request, &mut |_| {}).await
+}
+
+/// As [`forget`]; `tell` sees the plan before anything of it is done.
+///
+/// # Errors
+/// As [`forget`].
+pub async fn forget_told(
+    opened: &Opened,
+    request: &ForgetRequest,
+    tell: &mut (dyn FnMut(&ForgetOutcome) + Send),
+) -> Result<ForgetOutcome, AnyFailure> {
     for source in &request.sources {
         if source.policy.is_empty() {
             return Err(AnyFailure::new(
@@ -96,21 +108,30 @@ pub async fn forget(opened: &Opened, request: &ForgetRequest) -> Result<ForgetOu
             ));
         }
     }
-    let mut outcome = ForgetOutcome::default();
     let mut all = Vec::new();
     // Every source is judged before any is touched.
     let catalog = opened.catalog().await?;
     for source in &request.sources {
         all.push(judged(opened, &catalog, source, request.times).await?);
     }
+    let mut plan = ForgetOutcome::default();
+    all.iter().cloned().for_each(|judged| plan.add(judged));
+    tell(&plan);
+    let mut outcome = ForgetOutcome::default();
     for (source, mut judged) in request.sources.iter().zip(all) {
         if !request.dry_run && !judged.forgotten.is_empty() {
             judged = enter(opened, &catalog, source, request.times, judged).await?;
         }
-        outcome.kept.extend(judged.kept);
-        outcome.forgotten.extend(judged.forgotten);
+        outcome.add(judged);
     }
     Ok(outcome)
+}
+
+impl ForgetOutcome {
+    fn add(&mut self, other: ForgetOutcome) {
+        self.kept.extend(other.kept);
+        self.forgotten.extend(other.forgotten);
+    }
 }
 
 /// Adds the entry, and judges anew for as long as others add theirs.
