@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::failure::{AnyFailure, Class};
+use crate::failure::{AnyFailure, Class, Failure};
 use crate::format::keyring::Keyring;
 use crate::format::ledger::{Event, Head, SUMMARY_EVERY};
 use crate::format::manifest::Manifest;
@@ -27,14 +27,14 @@ use crate::id::SourceName;
 use crate::random::Random;
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::index::{self, Index, Kept};
-use crate::repo::intent::Whoami;
+use crate::repo::intent::{self, Whoami};
 use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
 use crate::repo::reader::Reader;
 use crate::repo::vault::Vault;
 use crate::repo::verdict;
 use crate::state::State;
-use crate::store::{Store, StoreOptions};
+use crate::store::{Conditions, Store, StoreOptions};
 
 /// How often an entry is tried again when others add to the same ledger.
 const RACES_MAX: usize = 16;
@@ -175,22 +175,13 @@ impl Opened {
     pub async fn manifest(&self, snapshot: &Snapshot) -> Result<Manifest, AnyFailure> {
         let source = self.vault.source_hash(&snapshot.source);
         let id = snapshot.record.manifest;
-        let fetched = self.vault.fetch_manifest(source, id).await;
-        let (signer, manifest) = fetched.map_err(|error| {
-            let error = AnyFailure::from(error);
-            match error.class() {
-                Class::Missing => AnyFailure::new(
-                    Class::Corrupt,
-                    format!(
-                        "snapshot {} of {} stands in the ledger, and its manifest is not in the storage",
-                        snapshot.record.id.short(),
-                        snapshot.source
-                    ),
-                    Some("it was removed by other means than rowvault; restore another snapshot".into()),
-                ),
-                _ => error,
+        let (signer, manifest) = match self.vault.fetch_manifest(source, id).await {
+            Ok(fetched) => fetched,
+            Err(error) if error.class() == Class::Missing => {
+                return Err(self.without_manifest(snapshot).await?);
             }
-        })?;
+            Err(error) => return Err(error.into()),
+        };
         let may = self
             .keyring
             .may_write(&signer, &snapshot.source, snapshot.entry);
@@ -206,6 +197,83 @@ impl Opened {
             ));
         }
         Ok(manifest)
+    }
+
+    /// Why a snapshot has no manifest.
+    async fn without_manifest(&self, snapshot: &Snapshot) -> Result<AnyFailure, AnyFailure> {
+        let catalog = self.catalog().await?;
+        let id = snapshot.record.id;
+        let (short, source) = (id.short(), &snapshot.source);
+        if catalog.snapshots().iter().all(|one| one.record.id != id) {
+            return Ok(AnyFailure::new(
+                Class::Missing,
+                format!("snapshot {short} of {source} was forgotten meanwhile"),
+                Some("'rowvault snapshots' lists what there is".into()),
+            ));
+        }
+        Ok(AnyFailure::new(
+            Class::Corrupt,
+            format!(
+                "snapshot {short} of {source} stands in the ledger, and its manifest is not in the storage"
+            ),
+            Some("it was removed by other means than rowvault; restore another snapshot".into()),
+        ))
+    }
+
+    /// Makes sure that it is known what the storage makes of conditional writes, before the first
+    /// of them: a storage that was never tried may say yes and overwrite.
+    ///
+    /// # Errors
+    /// The storage's. Where it may not be tried, it is written to as one that keeps none.
+    pub async fn know_storage(&self) -> Result<(), AnyFailure> {
+        if self.vault.store.knows_conditions() {
+            return Ok(());
+        }
+        let known = match verdict::kept(&self.vault, &self.state)? {
+            Some(verdict) => verdict.conditions(),
+            None => match verdict::renew(&self.vault, &self.state).await {
+                Ok(verdict) => verdict.conditions(),
+                Err(error) if error.class() == Class::Denied => Conditions::LOOKED,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        self.vault.store.learn(known);
+        Ok(())
+    }
+
+    /// Does `work` while an intent says that this host reads, so that nothing it reads is swept
+    /// before it ends. Where no intent can be written, it reads all the same, and says so.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub async fn reading<T>(
+        &self,
+        source: &SourceName,
+        work: impl Future<Output = Result<T, AnyFailure>>,
+    ) -> Result<T, AnyFailure> {
+        let announced = match self.know_storage().await {
+            Ok(()) => intent::announce_reading(&self.vault, &self.whoami, source)
+                .await
+                .map_err(AnyFailure::from),
+            Err(error) => Err(error),
+        };
+        let held = match announced {
+            Ok(held) => Some(held),
+            Err(error) => {
+                let warning =
+                    format!("do not prune while this runs: no intent was stored: {error}");
+                self.progress.warn(&warning);
+                None
+            }
+        };
+        let done = work.await;
+        if let Some(held) = held
+            && let Err(error) = intent::withdraw(&self.vault, held).await
+        {
+            let warning = format!("an intent could not be taken away: {error}");
+            self.progress.warn(&warning);
+        }
+        done
     }
 
     /// Adds an entry to the ledger of `source`, behind whatever others add meanwhile.
@@ -240,6 +308,7 @@ impl Opened {
         head: Option<Head>,
         event: Event,
     ) -> Result<Appended, AnyFailure> {
+        self.know_storage().await?;
         let due = head.is_some_and(|head| (head.number + 1).is_multiple_of(SUMMARY_EVERY));
         let mut head = head;
         if due && let Some(living) = catalog.sources.get(source) {

@@ -29,14 +29,32 @@ pub struct Ledger {
     /// Only check the chains, and print the heads
     #[arg(long)]
     pub verify: bool,
-    /// Go on from this head, though another was seen before
+    /// Go on from this head, though another was seen before; none: the ledger is gone
     #[arg(
         long,
         value_name = "HASH",
         requires = "source",
-        conflicts_with = "verify"
+        conflicts_with = "verify",
+        value_parser = accepted
     )]
-    pub accept_head: Option<ObjectId>,
+    pub accept_head: Option<Accepted>,
+}
+
+/// What a person accepts as the end of a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// The entry with this hash.
+    Head(ObjectId),
+    /// That nothing is left of it.
+    Nothing,
+}
+
+fn accepted(text: &str) -> Result<Accepted, String> {
+    if text == "none" {
+        return Ok(Accepted::Nothing);
+    }
+    let hash = text.parse().map(Accepted::Head);
+    hash.map_err(|_| "give the 64 digits of the hash, or none".into())
 }
 
 #[derive(Serialize)]
@@ -91,6 +109,10 @@ pub async fn ledger(session: &Session, arguments: &Ledger) -> Result<u8, AnyFail
     let opened = session.open().await?;
     if let (Some(name), Some(hash)) = (&arguments.source, arguments.accept_head) {
         accept(&opened, name, hash).await?;
+        if hash == Accepted::Nothing {
+            opened.catalog().await?;
+            return Ok(0);
+        }
     }
     let catalog = opened.catalog().await?;
     let sources = chosen(&catalog, arguments.source.as_ref())?;
@@ -220,8 +242,8 @@ fn detail(event: &Event) -> String {
     }
 }
 
-/// Believes the ledger again that ends with `hash`, whatever was seen before.
-async fn accept(opened: &Opened, name: &SourceName, hash: ObjectId) -> Result<(), AnyFailure> {
+/// Believes the ledger again as it ends now, whatever was seen before.
+async fn accept(opened: &Opened, name: &SourceName, wanted: Accepted) -> Result<(), AnyFailure> {
     let source = opened.vault.source_hash(name);
     let paths = ledger::list(&opened.vault, source).await?;
     let context = ledger::Context {
@@ -229,24 +251,22 @@ async fn accept(opened: &Opened, name: &SourceName, hash: ObjectId) -> Result<()
         keyring: &opened.keyring,
         state: &opened.state,
     };
-    let chain = ledger::read(context, source, &paths, None).await?;
-    let head = chain.head().filter(|head| head.hash == hash);
-    let Some(head) = head else {
-        let hint = match chain.head() {
+    let head = ledger::read(context, source, &paths, None).await?.head();
+    let found = head.map_or(Accepted::Nothing, |head| Accepted::Head(head.hash));
+    if found != wanted {
+        let what = match wanted {
+            Accepted::Head(hash) => format!("the ledger of {name} does not end with {hash}"),
+            Accepted::Nothing => format!("something is left of the ledger of {name}"),
+        };
+        let hint = match head {
             Some(head) => format!("it ends with entry {}, {}", head.number, head.hash),
             None => "it has no entry".into(),
         };
-        return Err(AnyFailure::new(
-            Class::Conflict,
-            format!("the ledger of {name} does not end with {hash}"),
-            Some(hint),
-        ));
-    };
-    ledger::accept_head(&opened.vault, &opened.state, source, Some(head))?;
-    tracing::warn!(
-        "the ledger of {name} is believed from entry {} on",
-        head.number
-    );
+        return Err(AnyFailure::new(Class::Conflict, what, Some(hint)));
+    }
+    Catalog::accept(context, source, head).await?;
+    let from = head.map_or(0, |head| head.number);
+    tracing::warn!("the ledger of {name} is believed from entry {from} on");
     Ok(())
 }
 

@@ -359,6 +359,9 @@ pub struct Verify {
     /// How much of the data is read, opened and hashed: none, N%, or all
     #[arg(long, value_name = "SHARE", default_value = "none", value_parser = share)]
     pub data: Data,
+    /// First make lost and damaged index objects anew from the packs (owner only)
+    #[arg(long)]
+    pub repair_index: bool,
 }
 
 fn share(text: &str) -> Result<Data, String> {
@@ -384,6 +387,16 @@ struct VerifyDocument {
     chunks: u64,
     bytes_read: u64,
     errors: Vec<FindingDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repaired: Option<RepairedDocument>,
+}
+
+#[derive(Serialize)]
+struct RepairedDocument {
+    packs: u64,
+    chunks: u64,
+    indexes: u64,
+    left: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -400,6 +413,10 @@ struct FindingDocument {
 /// Missing or Invalid: no such snapshot; the repository's.
 pub async fn verify(session: &Session, arguments: &Verify) -> Result<u8, AnyFailure> {
     let opened = session.open().await?;
+    let repaired = match arguments.repair_index {
+        true => Some(verify::repair_index(&opened).await?),
+        false => None,
+    };
     let catalog = opened.catalog().await?;
     let chosen: Vec<&Snapshot> = match arguments.snapshots.is_empty() {
         true => catalog.snapshots(),
@@ -411,8 +428,14 @@ pub async fn verify(session: &Session, arguments: &Verify) -> Result<u8, AnyFail
     };
     let outcome = verify::run(&opened, &chosen, arguments.data).await?;
     let ok = outcome.findings.is_empty();
+    if let Some(repaired) = &repaired
+        && !session.output.is_json()
+    {
+        session.output.done(&repaired_text(repaired))?;
+    }
     if session.output.is_json() {
-        session.output.document(&verify_document(&outcome))?;
+        let document = verify_document(&outcome, repaired.as_ref());
+        session.output.document(&document)?;
     } else if ok {
         session.output.done(&verified_text(&outcome))?;
     } else {
@@ -421,7 +444,23 @@ pub async fn verify(session: &Session, arguments: &Verify) -> Result<u8, AnyFail
     Ok(if ok { 0 } else { Class::Corrupt.exit_code() })
 }
 
-fn verify_document(outcome: &verify::Outcome) -> VerifyDocument {
+fn repaired_text(repaired: &verify::Repaired) -> String {
+    let mut text = format!(
+        "index: {} with {} indexed anew, {} taken away\n",
+        render::counted(repaired.packs, "pack"),
+        render::counted(repaired.chunks, "chunk"),
+        render::counted(repaired.indexes, "damaged object"),
+    );
+    for left in &repaired.left {
+        text.push_str(&format!("  not repaired: {}\n", render::plain(left)));
+    }
+    text
+}
+
+fn verify_document(
+    outcome: &verify::Outcome,
+    repaired: Option<&verify::Repaired>,
+) -> VerifyDocument {
     let finding = |finding: &verify::Finding| FindingDocument {
         object: finding.object.clone(),
         what: finding.what.clone(),
@@ -435,6 +474,12 @@ fn verify_document(outcome: &verify::Outcome) -> VerifyDocument {
         chunks: outcome.chunks,
         bytes_read: outcome.bytes_read,
         errors: outcome.findings.iter().map(finding).collect(),
+        repaired: repaired.map(|repaired| RepairedDocument {
+            packs: repaired.packs,
+            chunks: repaired.chunks,
+            indexes: repaired.indexes,
+            left: repaired.left.clone(),
+        }),
     }
 }
 

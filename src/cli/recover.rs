@@ -14,6 +14,7 @@ use crate::cli::render;
 use crate::cli::session::Session;
 use crate::failure::AnyFailure;
 use crate::job::{Progress, export, find, restore};
+use crate::repo::intent;
 use crate::repo::table::Rows;
 use crate::repo::value::{Form, RowWriter, preview};
 use crate::row::cell::Cells;
@@ -88,8 +89,12 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
         stopped = session.stop.wait() => (Err(stopped), true),
     };
     session.screen.end();
-    if stopped && let Err(left) = target.discard().await {
-        tracing::warn!("what was made could not be taken away: {left}");
+    if stopped {
+        // A restore that was dropped could not take its intent away itself.
+        let _ = intent::withdraw_ours(&opened.vault, &opened.whoami).await;
+        if let Err(left) = target.discard().await {
+            tracing::warn!("what was made could not be taken away: {left}");
+        }
     }
     let restored = restored?;
     for warning in &restored.published.warnings {

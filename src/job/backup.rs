@@ -100,6 +100,7 @@ pub async fn run(
     let hash = opened.vault.source_hash(&request.name);
     let what = format!("a backup of {}", request.name);
     let _lock = opened.state.lock(&format!("backup-{hash}"), &what)?;
+    opened.know_storage().await?;
     intent::clear_dead(&opened.vault, &opened.whoami, &request.name).await?;
     let catalog = opened.catalog().await?;
     check_right(opened, &catalog, &request.name)?;

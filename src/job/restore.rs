@@ -92,9 +92,18 @@ pub async fn run(
     snapshot: &Snapshot,
     target: &mut dyn Target,
 ) -> Result<Outcome, AnyFailure> {
+    opened.vault.reader("restore")?;
+    let work = restore(opened, snapshot, target);
+    opened.reading(&snapshot.source, work).await
+}
+
+async fn restore(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    target: &mut dyn Target,
+) -> Result<Outcome, AnyFailure> {
     let clock = opened.vault.clock.clone();
     let start = clock.elapsed();
-    opened.vault.reader("restore")?;
     let manifest = opened.manifest(snapshot).await?;
     let reader = opened.reader().await?;
     opened.progress.stage("checking packs", None);

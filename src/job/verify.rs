@@ -4,6 +4,10 @@
 //! its length. On demand a share or all of the packs is read, and with the reader's key opened.
 //! Invariant: a snapshot is recorded as verified only when nothing that it needs was found wrong.
 
+mod repair;
+
+pub use repair::{Repaired, repair_index};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,6 +97,19 @@ struct Hurt {
 /// # Errors
 /// The storage's. What is damaged is no error here but a finding.
 pub async fn run(
+    opened: &Opened,
+    snapshots: &[&Snapshot],
+    data: Data,
+) -> Result<Outcome, AnyFailure> {
+    let work = verify(opened, snapshots, data);
+    match snapshots.first() {
+        // Looking at listings takes no time in which a mark could ripen.
+        Some(first) if data != Data::None => opened.reading(&first.source, work).await,
+        _ => work.await,
+    }
+}
+
+async fn verify(
     opened: &Opened,
     snapshots: &[&Snapshot],
     data: Data,

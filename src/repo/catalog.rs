@@ -47,6 +47,12 @@ pub enum Error {
         /// How many fit.
         count: usize,
     },
+    /// No day and no time.
+    #[error("{text:?} is no day and no time with a zone")]
+    When {
+        /// What was given.
+        text: String,
+    },
     /// More than one table has that name.
     #[error("{text:?} is the name of several tables")]
     AmbiguousTable {
@@ -63,17 +69,20 @@ impl Failure for Error {
             Error::Ledger(error) => error.class(),
             Error::SourceMissing { .. } => Class::Corrupt,
             Error::Unknown { .. } => Class::Missing,
-            Error::Ambiguous { .. } | Error::AmbiguousTable { .. } => Class::Invalid,
+            Error::Ambiguous { .. } | Error::AmbiguousTable { .. } | Error::When { .. } => {
+                Class::Invalid
+            }
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Error::Ledger(error) => error.hint(),
             Error::SourceMissing { .. } => {
-                Some("somebody removed it, or the listing is wrong; nothing was changed".into())
+                Some("somebody removed it, or the listing is wrong; once you know why: 'rowvault ledger SOURCE --accept-head HASH', or --accept-head none where nothing is left of it".into())
             }
             Error::Unknown { hint, .. } => Some(hint.clone()),
             Error::Ambiguous { .. } => Some("give more of the id, or SOURCE@latest".into()),
+            Error::When { .. } => Some("write 2026-11-20 or 2026-11-20T10:00:00+01:00".into()),
             Error::AmbiguousTable { tables, .. } => Some(format!("say {}", tables.join(" or "))),
         }
     }
@@ -136,7 +145,37 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Lets this client believe the ledger of `source` again as it is now, with `head` at its end,
+    /// whatever was seen of it before or stands in entries of other ledgers.
+    ///
+    /// # Errors
+    /// The storage's, the state directory's.
+    pub async fn accept(
+        context: ledger::Context<'_>,
+        source: SourceHash,
+        head: Option<Head>,
+    ) -> Result<(), Error> {
+        let known = ledger::load_heads(context.vault, context.state)?;
+        let mut seen = known.get(&source).map_or(0, |head| head.number);
+        for (hash, paths) in &ledger::sources(context.vault).await? {
+            let chain = match ledger::read(context, *hash, paths, None).await {
+                Ok(chain) => chain,
+                // It is refused by itself, until a person looks at it too.
+                Err(error) if error.class() == Class::Corrupt => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let heads = chain.entries.iter().filter_map(|link| {
+                let head = link.entry.heads.get(&source)?;
+                Some(head.number)
+            });
+            seen = heads.fold(seen, u64::max);
+        }
+        let (vault, state) = (context.vault, context.state);
+        Ok(ledger::accept_head(vault, state, source, head, seen)?)
+    }
+
     async fn read(context: ledger::Context<'_>, known: &Heads) -> Result<Catalog, Error> {
+        let waived = ledger::load_waived(context.vault, context.state)?;
         let listed = ledger::sources(context.vault).await?;
         let mut expected = known.clone();
         let mut catalog = Catalog::default();
@@ -146,7 +185,9 @@ impl Catalog {
             let chain = ledger::read(context, *hash, paths, seen).await?;
             let Some(head) = chain.head() else { continue };
             for link in &chain.entries {
-                merge_heads(&mut expected, &link.entry.heads);
+                let mut heads = link.entry.heads.clone();
+                heads.retain(|hash, head| waived.get(hash).is_none_or(|upto| head.number > *upto));
+                merge_heads(&mut expected, &heads);
             }
             let source = fold(*hash, chain);
             names.insert(*hash, source.name.clone());

@@ -14,7 +14,7 @@ use crate::failure::{Class, Failure};
 use crate::format::manifest::Manifest;
 use crate::format::object;
 use crate::format::pack::{
-    ChunkKind, Footer, Head, SEAL_BYTES, SESSION_BYTES, TRAILER_BYTES, read_trailer,
+    ChunkKind, Entry, Footer, Head, SEAL_BYTES, SESSION_BYTES, TRAILER_BYTES, read_trailer,
 };
 use crate::format::run::{RunChunk, RunKind};
 use crate::id::{ChunkId, ObjectId};
@@ -296,7 +296,7 @@ pub async fn read_pack(reader: &Reader, id: ObjectId) -> Result<PackChecked, Err
         Err(why) => {
             checked.wrong = Some(format!("has no readable footer: {why}"));
         }
-        Ok(footer) => check_chunks(reader, &footer, &bytes, &mut checked).await,
+        Ok(footer) => check_chunks(reader, (id, &footer), &bytes, &mut checked).await?,
     }
     Ok(checked)
 }
@@ -364,19 +364,28 @@ pub async fn fetch_footer(
     }))
 }
 
-async fn check_chunks(reader: &Reader, footer: &Footer, bytes: &Bytes, checked: &mut PackChecked) {
+async fn check_chunks(
+    reader: &Reader,
+    (pack, footer): (ObjectId, &Footer),
+    bytes: &Bytes,
+    checked: &mut PackChecked,
+) -> Result<(), Error> {
     let vault = reader.vault();
     for entry in &footer.entries {
         let start = entry.offset as usize;
         let end = start + entry.length as usize;
-        let facts = ChunkFacts::of(entry, &footer.dictionaries);
         let whole = match bytes.get(start..end) {
             None => Err("lies beyond the end of its pack".to_owned()),
             Some(sealed) if blob::sealed_hash(sealed) != entry.sealed_hash => {
                 Err("does not have the sealed bytes that its footer names".to_owned())
             }
             Some(_) if vault.access.may_read() || entry.kind.is_metadata() => {
-                opens(reader, &facts).await
+                let sealed = bytes.slice(start..end);
+                match opens_here(reader, pack, entry, sealed).await? {
+                    true => Ok(()),
+                    // Another place of it may be whole.
+                    false => opens(reader, &ChunkFacts::of(entry, &footer.dictionaries)).await?,
+                }
             }
             Some(_) => Ok(()),
         };
@@ -385,21 +394,51 @@ async fn check_chunks(reader: &Reader, footer: &Footer, bytes: &Bytes, checked: 
             checked.damaged.insert(entry.name, why);
         }
     }
+    Ok(())
 }
 
-/// Opens a chunk and compares its content with its name.
-async fn opens(reader: &Reader, facts: &ChunkFacts) -> Result<(), String> {
-    if facts.kind != ChunkKind::Rows {
-        let opened = reader.chunk(&facts.name).await;
-        return opened.map(drop).map_err(|error| error.to_string());
-    }
-    let accept = |sealed: &reader::SealedChunk| {
-        let raw = sealed.open(reader.vault())?;
-        let named = rows_named(reader.vault(), &raw) == Some(facts.name);
-        named.then_some(()).ok_or_else(|| sealed.misnamed())
+/// Whether the sealed bytes of `entry`, which lie in `pack`, open to what its name says, as an
+/// index names them.
+///
+/// # Errors
+/// The storage's.
+pub async fn opens_here(
+    reader: &Reader,
+    pack: ObjectId,
+    entry: &Entry,
+    sealed: Bytes,
+) -> Result<bool, Error> {
+    let mut places = reader.index().places(&entry.name);
+    let here = places.find(|place| place.pack.id == pack && place.offset == entry.offset);
+    let Some(place) = here.filter(|place| place.length == entry.length) else {
+        return Ok(false);
     };
-    let opened = reader.chunk_elsewhere(&facts.name, accept).await;
-    opened.map_err(|error| error.to_string())
+    let opened = reader.chunk_of(place, sealed).await;
+    match opened.and_then(|chunk| is_named(reader, &chunk)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.class() == Class::Corrupt => Ok(false),
+        Err(error) => Err(table::Error::from(error).into()),
+    }
+}
+
+/// Refuses a chunk whose content is not that of its name.
+fn is_named(reader: &Reader, chunk: &reader::SealedChunk) -> Result<(), reader::Error> {
+    // What is no chunk of rows is compared while it is opened.
+    let raw = chunk.open(reader.vault())?;
+    let rows = chunk.facts.kind == ChunkKind::Rows;
+    let named = !rows || rows_named(reader.vault(), &raw) == Some(chunk.facts.name);
+    named.then_some(()).ok_or_else(|| chunk.misnamed())
+}
+
+/// Opens a chunk from any of its places, and compares its content with its name; a sentence where
+/// none is whole.
+async fn opens(reader: &Reader, facts: &ChunkFacts) -> Result<Result<(), String>, Error> {
+    let accept = |sealed: &reader::SealedChunk| is_named(reader, sealed);
+    match reader.chunk_elsewhere(&facts.name, accept).await {
+        Ok(()) => Ok(Ok(())),
+        Err(error) if error.class() == Class::Corrupt => Ok(Err(error.to_string())),
+        Err(error) => Err(table::Error::from(error).into()),
+    }
 }
 
 /// The name that a chunk of rows has by its content; none where it cannot be decoded.

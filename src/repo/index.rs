@@ -365,12 +365,13 @@ impl Index {
     /// Makes what was added findable.
     pub fn sort(&mut self) {
         if !self.sorted {
-            // What the owner says of a chunk's place is tried first.
-            let (packs, owner) = (&self.packs, self.owner);
-            self.slots.sort_unstable_by_key(|slot| {
-                let signer = packs[slot.pack as usize].signer;
-                (slot.name, Some(signer) != owner, slot.pack)
-            });
+            // Packs that stay are tried before those that are to go, and what the owner says of a
+            // chunk's place before what another says.
+            let (marks, owner) = (&self.marks, self.owner);
+            let rank = |pack: &Pack| (marks.contains_key(&pack.id), Some(pack.signer) != owner);
+            let ranks: Vec<(bool, bool)> = self.packs.iter().map(rank).collect();
+            self.slots
+                .sort_unstable_by_key(|slot| (slot.name, ranks[slot.pack as usize], slot.pack));
             self.slots.shrink_to_fit();
             self.sorted = true;
         }

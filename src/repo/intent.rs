@@ -1,7 +1,7 @@
-//! Intents: a backup says that it runs, before it looks anything up.
+//! Intents: a backup says that it runs, before it looks anything up; so does who reads.
 //!
 //! Two backups of one source never run at once, and a sweep leaves alone what a running one may
-//! build on. Invariant: an intent of a dead process on this host counts for nothing; one from
+//! build on, or a restore still reads. Invariant: an intent of a dead process on this host counts for nothing; one from
 //! elsewhere counts until its deadline, and then until it is voided.
 
 use std::collections::HashSet;
@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::failure::{Class, Failure};
-use crate::format::intent::Intent as Body;
+use crate::format::intent::{Intent as Body, Purpose};
 use crate::format::object::Kind;
 use crate::id::{SourceName, Ulid};
 use crate::repo::vault::{self, Vault};
 use crate::store::{self, Created, ObjectPath, Prefix};
+
+/// How long a reading holds a sweep back at most. Marks wait a day whatever is read, so that only
+/// what takes longer needs its intent.
+const READING: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why a backup may not begin.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +125,7 @@ pub struct Held {
     /// Its name.
     pub id: Ulid,
     path: ObjectPath,
+    since: Timestamp,
 }
 
 fn place(id: Ulid) -> String {
@@ -195,11 +200,59 @@ pub async fn announce(
     lasting: Duration,
     voided: &HashSet<Ulid>,
 ) -> Result<Held, Error> {
+    let held = store(vault, whoami, source, (Purpose::Backup, lasting)).await?;
+    let (id, now) = (held.id, held.since);
+    let standing = list(vault).await?;
+    let ours = standing.iter().find(|one| one.id == id);
+    if ours.is_none_or(|ours| ours.body.is_none()) {
+        let path = held.path.clone();
+        withdraw(vault, held).await?;
+        return Err(Error::Lost { path });
+    }
+    let mut others = standing.into_iter().filter_map(|one| one.body);
+    let rival = others.find(|other| {
+        let counts = !whoami.knows_dead(other) && !voided.contains(&other.id);
+        let backs_up = other.purpose == Purpose::Backup && other.source == *source;
+        backs_up && other.id != id && counts && !is_late(other, now)
+    });
+    let Some(rival) = rival else {
+        return Ok(held);
+    };
+    withdraw(vault, held).await?;
+    Err(Error::Running {
+        source_name: source.clone(),
+        host: rival.host,
+        process: rival.process,
+        since: rival.started_at.rfc3339(),
+        deadline: rival.deadline.rfc3339(),
+    })
+}
+
+/// Says that snapshots are being read here, first of all of `source`. Nobody else is looked for:
+/// who reads hinders nobody but a sweep.
+///
+/// # Errors
+/// The storage's.
+pub async fn announce_reading(
+    vault: &Vault,
+    whoami: &Whoami,
+    source: &SourceName,
+) -> Result<Held, Error> {
+    store(vault, whoami, source, (Purpose::Reading, READING)).await
+}
+
+async fn store(
+    vault: &Vault,
+    whoami: &Whoami,
+    source: &SourceName,
+    (purpose, lasting): (Purpose, Duration),
+) -> Result<Held, Error> {
     let now = vault.clock.now();
     let id = Ulid::draw(now, vault.random.as_ref());
     let body = Body {
         required: Vec::new(),
         id,
+        purpose,
         source: source.clone(),
         host: whoami.host.clone(),
         boot: whoami.boot.clone(),
@@ -215,30 +268,8 @@ pub async fn announce(
         // The name is drawn: another object under it can only be our own from before a retry.
         return Err(vault::Error::Renamed { path }.into());
     }
-    let held = Held { id, path };
-    let standing = list(vault).await?;
-    let ours = standing.iter().find(|one| one.id == id);
-    if ours.is_none_or(|ours| ours.body.is_none()) {
-        let path = held.path.clone();
-        withdraw(vault, held).await?;
-        return Err(Error::Lost { path });
-    }
-    let mut others = standing.into_iter().filter_map(|one| one.body);
-    let rival = others.find(|other| {
-        let counts = !whoami.knows_dead(other) && !voided.contains(&other.id);
-        other.source == *source && other.id != id && counts && !is_late(other, now)
-    });
-    let Some(rival) = rival else {
-        return Ok(held);
-    };
-    withdraw(vault, held).await?;
-    Err(Error::Running {
-        source_name: source.clone(),
-        host: rival.host,
-        process: rival.process,
-        since: rival.started_at.rfc3339(),
-        deadline: rival.deadline.rfc3339(),
-    })
+    let since = now;
+    Ok(Held { id, path, since })
 }
 
 fn is_late(intent: &Body, now: Timestamp) -> bool {

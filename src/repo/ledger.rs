@@ -21,6 +21,7 @@ use crate::store::{self, Created, ObjectPath, Prefix};
 /// How many entries are fetched at once.
 const FETCHES_AT_ONCE: usize = 16;
 const HEADS_FILE: &str = "heads";
+const WAIVED_FILE: &str = "heads-waived";
 
 /// Why a ledger cannot be believed or added to.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +184,26 @@ pub fn merge_heads(heads: &mut Heads, more: &Heads) {
     }
 }
 
-/// Makes this client believe `head` of `source` again, whatever it saw before.
+/// Up to which entry a source may lack what entries of other ledgers say it has, because a person
+/// accepted an earlier head.
+pub type Waived = BTreeMap<SourceHash, u64>;
+
+/// What this client's people waived. What cannot be read waives nothing.
+///
+/// # Errors
+/// The state directory's.
+pub fn load_waived(vault: &Vault, state: &State) -> Result<Waived, Error> {
+    let Some(bytes) = state.read(WAIVED_FILE)? else {
+        return Ok(Waived::new());
+    };
+    let opened = vault.open(Kind::State, WAIVED_FILE, &bytes).ok();
+    let waived: Option<Vec<(SourceHash, u64)>> =
+        opened.and_then(|(_, body)| read_body(&body, WAIVED_FILE).ok());
+    Ok(waived.unwrap_or_default().into_iter().collect())
+}
+
+/// Makes this client believe `head` of `source` again, whatever it saw before, and whatever entries
+/// of other ledgers say of its entries up to `waived`.
 ///
 /// # Errors
 /// The state directory's.
@@ -192,7 +212,19 @@ pub fn accept_head(
     state: &State,
     source: SourceHash,
     head: Option<Head>,
+    waived: u64,
 ) -> Result<(), Error> {
+    let mut all = load_waived(vault, state)?;
+    let known = all.entry(source).or_default();
+    *known = waived.max(*known);
+    // Entries that were fetched once are kept; others will stand in the places of those let go.
+    let folder = format!("ledger/{source}");
+    for name in state.names(&folder)? {
+        state.remove(&format!("{folder}/{name}"))?;
+    }
+    let body: Vec<(SourceHash, u64)> = all.into_iter().collect();
+    let sealed = vault.seal(Kind::State, WAIVED_FILE, &write_body(&body));
+    state.write(WAIVED_FILE, &sealed, vault.random.as_ref())?;
     let mut heads = load_heads(vault, state)?;
     match head {
         Some(head) => heads.insert(source, head),

@@ -164,7 +164,8 @@ impl Reader {
         &self.index
     }
 
-    /// Fetches chunks without opening them, in the order asked for, joined into few requests.
+    /// Fetches chunks without opening them, in the order asked for, joined into few requests. What
+    /// cannot be had from its first place is fetched from another.
     ///
     /// # Errors
     /// [`Error`].
@@ -174,15 +175,70 @@ impl Reader {
             let place = self.index.places(name).next();
             places.push((at, place.ok_or(Error::Unknown { chunk: *name })?));
         }
-        self.load_dictionaries(&places).await?;
+        match self.load_dictionaries(&places).await {
+            Err(error) if error.class() == Class::Corrupt => {
+                let all = (0..names.len()).map(|at| (at, names[at])).collect();
+                let chunks = self.fetch_from_anywhere(all).await?;
+                return Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect());
+            }
+            loaded => loaded?,
+        }
         let fetched: Vec<Vec<(usize, SealedChunk)>> = stream::iter(plan(places))
-            .map(|fetch| self.run(fetch))
+            .map(async |fetch| {
+                let wanted = fetch.wanted.iter();
+                let wanted = wanted.map(|(at, place)| (*at, place.facts.name)).collect();
+                match self.run(fetch).await {
+                    Err(error) if error.class() == Class::Corrupt => {
+                        self.fetch_from_anywhere(wanted).await
+                    }
+                    fetched => fetched,
+                }
+            })
             .buffer_unordered(FETCHES_AT_ONCE)
             .try_collect()
             .await?;
         let mut chunks: Vec<(usize, SealedChunk)> = fetched.into_iter().flatten().collect();
         chunks.sort_by_key(|(at, _)| *at);
         Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect())
+    }
+
+    /// Each of these chunks from the first of its places that can be fetched.
+    async fn fetch_from_anywhere(
+        &self,
+        wanted: Vec<(usize, ChunkId)>,
+    ) -> Result<Vec<(usize, SealedChunk)>, Error> {
+        let mut chunks = Vec::with_capacity(wanted.len());
+        for (at, name) in wanted {
+            let mut last = Error::Unknown { chunk: name };
+            let mut found = None;
+            for place in self.index.places(&name) {
+                match self.chunk_at(place).await {
+                    Ok(chunk) => {
+                        found = Some(chunk);
+                        break;
+                    }
+                    Err(error) if error.class() == Class::Corrupt => last = error,
+                    Err(error) => return Err(error),
+                }
+            }
+            chunks.push((at, found.ok_or(last)?));
+        }
+        Ok(chunks)
+    }
+
+    /// The chunk at `place`, whose sealed bytes are at hand.
+    ///
+    /// # Errors
+    /// [`Error`]: its session or its dictionary cannot be had.
+    pub async fn chunk_of(&self, place: Place<'_>, sealed: Bytes) -> Result<SealedChunk, Error> {
+        self.load_dictionaries(&[(0, place)]).await?;
+        Ok(SealedChunk {
+            facts: place.facts,
+            pack: place.pack.id,
+            sealed,
+            key: self.key(&place)?,
+            dictionary: place.facts.dictionary.and_then(|name| self.known(&name)),
+        })
     }
 
     /// Fetches and opens one chunk of plain bytes (not rows), trying all its places.

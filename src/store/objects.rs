@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,11 +30,11 @@ const GAP_BYTES_MAX: u64 = 256 << 10;
 /// No joined read is longer than this, so that memory stays bounded.
 const JOINED_BYTES_MAX: u64 = 32 << 20;
 
-/// A storage, opened. Cloning it is cheap; clones share limits and counters.
+/// A storage, opened. Cloning it is cheap; clones share limits, counters and what was learned.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
-    pub(crate) conditions: Conditions,
+    conditions: Arc<OnceLock<Conditions>>,
 }
 
 /// How writes that others may race for are made.
@@ -131,7 +131,7 @@ impl Store {
                 clock,
                 random,
             }),
-            conditions: Conditions::KEPT,
+            conditions: Arc::default(),
         }
     }
 
@@ -152,7 +152,7 @@ impl Store {
                 clock,
                 random,
             }),
-            conditions: Conditions::KEPT,
+            conditions: Arc::default(),
         }
     }
 
@@ -160,8 +160,25 @@ impl Store {
     pub fn with_conditions(&self, conditions: Conditions) -> Store {
         Store {
             inner: self.inner.clone(),
-            conditions,
+            conditions: Arc::new(OnceLock::from(conditions)),
         }
+    }
+
+    /// Writes what others may want too in this way from now on, in all clones; what was learned
+    /// before stays.
+    pub fn learn(&self, conditions: Conditions) {
+        let _ = self.conditions.set(conditions);
+    }
+
+    /// Whether it is known what the storage makes of conditions.
+    pub fn knows_conditions(&self) -> bool {
+        self.conditions.get().is_some()
+    }
+
+    /// How conditions are kept; by the storage, until something else is learned.
+    pub(crate) fn conditions(&self) -> Conditions {
+        let known = self.conditions.get().copied();
+        known.unwrap_or(Conditions::KEPT)
     }
 
     /// The storage's URL, without credentials.

@@ -70,14 +70,19 @@ impl Verdict {
 
     /// The store, writing in the way that this storage can be trusted with.
     pub fn apply(&self, store: &Store) -> Store {
+        store.with_conditions(self.conditions())
+    }
+
+    /// How writes that others may race for are made here.
+    pub fn conditions(&self) -> Conditions {
         let by = |found: Conditional| match found {
             Conditional::Honoured => Condition::Kept,
             Conditional::Refused | Conditional::Ignored => Condition::Looked,
         };
-        store.with_conditions(Conditions {
+        Conditions {
             create: by(self.conditional_create),
             replace: by(self.conditional_replace),
-        })
+        }
     }
 
     /// Whether ledger entries get their hash into their name, so that none is overwritten.

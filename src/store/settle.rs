@@ -69,7 +69,7 @@ impl Store {
         token: &[u8],
     ) -> Result<Created, Error> {
         assert!(holds(&body, token), "the body of {path} lacks its token");
-        if self.conditions.create == Condition::Looked {
+        if self.conditions().create == Condition::Looked {
             return self.create_by_looking(path, body, token).await;
         }
         let mut attempts = self.attempts();
@@ -130,7 +130,7 @@ impl Store {
         body: Bytes,
         expected: &Version,
     ) -> Result<Replaced, Error> {
-        if self.conditions.replace == Condition::Looked {
+        if self.conditions().replace == Condition::Looked {
             return self.replace_by_looking(path, body, expected).await;
         }
         let mut attempts = self.attempts();

@@ -13,7 +13,7 @@ use rowvault::crypto::key::{RootSecret, SharedKeys, SymmetricKey};
 use rowvault::crypto::sign::SigningKey;
 use rowvault::format::filter::{self, Filter};
 use rowvault::format::index::{Index, IndexedPack, Mark};
-use rowvault::format::intent::Intent;
+use rowvault::format::intent::{Intent, Purpose};
 use rowvault::format::lease::Lease;
 use rowvault::format::ledger::{
     Entry, Event, Forgotten, Head, IntentVoided, Reason, Recovered, SnapshotRecord, Summary,
@@ -317,6 +317,7 @@ fn intent() -> Intent {
     Intent {
         required: Vec::new(),
         id: ulid(),
+        purpose: Purpose::Backup,
         source: "crm".parse().unwrap(),
         host: "db-1".into(),
         boot: "7f5c4f0e".into(),

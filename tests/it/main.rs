@@ -8,6 +8,7 @@ mod canary;
 mod cli_desk;
 mod cli_help;
 mod cli_refusals;
+mod cli_retain;
 mod cli_stop;
 mod cli_verbs;
 mod demo;
@@ -59,6 +60,7 @@ pub fn install_tls() {
     // Another test of this process may have been first; both install the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
+mod maintain_care;
 mod maintain_crash;
 mod maintain_life;
 mod maintain_rig;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::failure::{AnyFailure, Class, Failure};
+use crate::format::intent::Purpose;
 use crate::format::ledger::{Event, IntentVoided};
 use crate::format::manifest::Manifest;
 use crate::id::{ObjectId, SourceHash};
@@ -61,6 +62,9 @@ pub struct PruneRequest {
     pub hosts: Hosts,
 }
 
+/// Who sees the plan.
+type Tell<'a> = &'a mut (dyn FnMut(&PruneOutcome) + Send);
+
 /// What was found and done.
 #[derive(Clone, Debug, Default)]
 pub struct PruneOutcome {
@@ -82,6 +86,18 @@ pub struct PruneOutcome {
 /// Busy where somebody else maintains; Denied for a key that may not; Conflict where too much
 /// would go; Corrupt where a living snapshot is damaged. Nothing was deleted then.
 pub async fn prune(opened: &Opened, request: &PruneRequest) -> Result<PruneOutcome, AnyFailure> {
+    prune_told(opened, request, &mut |_| {}).await
+}
+
+/// As [`prune`]; `tell` sees the plan before anything of it is done.
+///
+/// # Errors
+/// As [`prune`].
+pub async fn prune_told(
+    opened: &Opened,
+    request: &PruneRequest,
+    tell: Tell<'_>,
+) -> Result<PruneOutcome, AnyFailure> {
     let start = opened.vault.clock.elapsed();
     if !opened
         .keyring
@@ -92,14 +108,15 @@ pub async fn prune(opened: &Opened, request: &PruneRequest) -> Result<PruneOutco
     let mut outcome = match request.effect {
         Effect::Planned => {
             let now = storage_now(&opened.vault).await?;
-            let found = survey(opened, request, now).await?;
-            found.outcome()
+            let planned = survey(opened, request, now).await?.outcome();
+            tell(&planned);
+            planned
         }
         Effect::Done => {
             let may_void = check_storage(opened, request.hosts).await?;
             let vault = &opened.vault;
             let mut lease = Lease::acquire(vault, &opened.state, &opened.whoami.host).await?;
-            let done = maintain(opened, request, &mut lease, may_void).await;
+            let done = maintain(opened, request, &mut lease, may_void, tell).await;
             let released = lease.release(vault).await;
             let outcome = done?;
             released?;
@@ -133,6 +150,7 @@ async fn maintain(
     request: &PruneRequest,
     lease: &mut Lease,
     may_void: bool,
+    tell: Tell<'_>,
 ) -> Result<PruneOutcome, AnyFailure> {
     if may_void {
         void(opened, lease.renewed_at()).await?;
@@ -142,16 +160,16 @@ async fn maintain(
         false => lease.renewed_at(),
     };
     let found = survey(opened, request, now).await?;
+    let (index, manifests) = (found.index.clone(), found.manifests.clone());
+    let planned = found.outcome();
+    tell(&planned);
     opened.progress.stage("sweeping", None);
-    let sweep = Sweep::new(&opened.vault, &found.index, lease);
-    let swept = sweep.run(&found.plan, &found.manifests).await?;
+    let sweep = Sweep::new(&opened.vault, &index, lease);
+    let swept = sweep.run(&planned.plan, &manifests).await?;
     for warning in &swept.warnings {
         opened.progress.warn(warning);
     }
-    Ok(PruneOutcome {
-        swept,
-        ..found.outcome()
-    })
+    Ok(PruneOutcome { swept, ..planned })
 }
 
 /// Takes away the intents of backups that are dead, or that took longer than they may.
@@ -160,6 +178,8 @@ async fn void(opened: &Opened, now: Timestamp) -> Result<(), AnyFailure> {
         let late = standing.deadline(UNREAD_INTENT) < now;
         match &standing.body {
             Some(body) if opened.whoami.knows_dead(body) => {}
+            // Nothing can be committed late by who only reads.
+            Some(body) if late && body.purpose == Purpose::Reading => {}
             Some(body) if late => {
                 let voided = IntentVoided {
                     intent: standing.id,
@@ -225,8 +245,13 @@ async fn survey(
         &request.limits,
     )?;
     let first = oldest_intent.map_or(now, |oldest| oldest.min(now));
+    // Who reads may be about to ask for the manifest of what was forgotten meanwhile.
+    let read = intents.iter().any(|one| {
+        let body = one.body.as_ref();
+        body.is_some_and(|body| body.purpose == Purpose::Reading)
+    });
     let settled = |dead: &&Dead| {
-        dead.forgotten || dead.modified.plus(request.limits.wait.max(MARGIN)) < first
+        (dead.forgotten && !read) || dead.modified.plus(request.limits.wait.max(MARGIN)) < first
     };
     let manifests = dead.iter().filter(settled).map(|dead| dead.path).collect();
     Ok(Found {
@@ -256,7 +281,11 @@ async fn index_with_marks_that_stand(opened: &Opened) -> Result<Index, AnyFailur
 fn running(standing: &Standing) -> String {
     match &standing.body {
         Some(body) => format!(
-            "a backup of {} on {}, since {}",
+            "{} of {} on {}, since {}",
+            match body.purpose {
+                Purpose::Backup => "a backup",
+                Purpose::Reading => "a reading",
+            },
             body.source,
             body.host,
             body.started_at.rfc3339()
