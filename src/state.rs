@@ -64,7 +64,14 @@ pub struct State {
 /// A lock that is held until it is dropped, or the process ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    // Closing the file is not enough: a child that is being started at this moment holds it too.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl State {
@@ -202,7 +209,7 @@ impl State {
             .open(&path)
             .map_err(|source| io_error("open", &path, source))?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
+            Ok(()) => Ok(Lock { file }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { what: what.into() }),
             Err(fs::TryLockError::Error(source)) => Err(io_error("lock", &path, source)),
         }

@@ -24,6 +24,7 @@ use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::check;
 use crate::repo::intent;
 use crate::repo::ledger::Appended;
+use crate::repo::reader::Reader;
 use crate::repo::shadow::{Found, How, Keeper, Mirrored};
 use crate::repo::writer::{Writer, Written};
 use crate::row::schema::{Structure, StructurePart};
@@ -326,13 +327,15 @@ async fn capture(
     opened.progress.stage("reading rows", expected);
     let tables = Tables {
         source,
+        structure: &structure,
         writer,
+        reader: Reader::new(writer.vault().clone(), writer.index().clone()),
         keeper: &ground.keeper,
         shadow: ground.shadow.as_ref(),
         how: ground.how,
         progress: opened.progress.as_ref(),
     };
-    let mut read = tables.read(&structure).await?;
+    let mut read = tables.read().await?;
     source.end().await?;
     let parts = store_parts(writer, structure.parts.clone()).await?;
     warnings.append(&mut read.warnings);

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::failure::{Class, Failure};
 use crate::id::{ChunkId, ObjectId, SignerId};
 use crate::planted;
-use crate::repo::index::Index;
+use crate::repo::index::{Index, Place};
 use crate::store::Listed;
 
 /// How long a mark waits, by the storage's clock.
@@ -116,7 +116,8 @@ impl Places {
             .is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
 
-    /// Adds the places of `chunk` whose pack is in the storage with its length.
+    /// Adds the places of `chunk` whose pack is in the storage with its length, and of the
+    /// dictionaries that it is compressed with there: any of the places may be the one that stays.
     ///
     /// # Errors
     /// A sentence, where there is no such place.
@@ -128,23 +129,54 @@ impl Places {
     ) -> Result<(), String> {
         let mut why = Some(format!("chunk {chunk} stands in no index"));
         for place in index.places(chunk) {
-            let id = place.pack.id;
-            match packs.get(&id) {
-                Some(stored) if stored.length == place.pack.length => {
+            let dictionary = place.facts.dictionary;
+            let found = lies(packs, &place).and_then(|()| match dictionary {
+                Some(dictionary) => self.need_dictionary(index, packs, &dictionary),
+                None => Ok(()),
+            });
+            match found {
+                Ok(()) => {
                     self.add(place.number);
                     why = None;
                 }
-                _ if why.is_none() => {}
-                Some(stored) => {
-                    let (found, length) = (stored.length, place.pack.length);
-                    why = Some(format!(
-                        "pack {id} has {found} bytes where the index says {length}"
-                    ));
-                }
-                None => why = Some(format!("pack {id} is missing from the storage")),
+                Err(wrong) => why = why.map(|_| wrong),
             }
         }
         why.map_or(Ok(()), Err)
+    }
+
+    fn need_dictionary(
+        &mut self,
+        index: &Index,
+        packs: &HashMap<ObjectId, Stored>,
+        dictionary: &ChunkId,
+    ) -> Result<(), String> {
+        let mut why = Some(format!("dictionary {dictionary} stands in no index"));
+        for place in index.places(dictionary) {
+            match lies(packs, &place) {
+                Ok(()) => {
+                    self.add(place.number);
+                    why = None;
+                }
+                Err(wrong) => why = why.map(|_| wrong),
+            }
+        }
+        why.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether the pack of `place` is in the storage with its length; a sentence where it is not.
+fn lies(packs: &HashMap<ObjectId, Stored>, place: &Place<'_>) -> Result<(), String> {
+    let id = place.pack.id;
+    match packs.get(&id) {
+        Some(stored) if stored.length == place.pack.length => Ok(()),
+        Some(stored) => {
+            let (found, length) = (stored.length, place.pack.length);
+            Err(format!(
+                "pack {id} has {found} bytes where the index says {length}"
+            ))
+        }
+        None => Err(format!("pack {id} is missing from the storage")),
     }
 }
 

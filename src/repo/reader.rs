@@ -26,6 +26,8 @@ use crate::store::{self, ObjectPath};
 const GAP_BYTES_MAX: u64 = 64 << 10;
 /// One request fetches at most this many bytes, unless a single chunk is larger.
 const FETCH_BYTES_MAX: u64 = 4 << 20;
+/// How many dictionaries are kept, of about a quarter of a MiB each.
+const DICTIONARIES_KEPT: usize = 64;
 /// How many requests run at once for one call.
 const FETCHES_AT_ONCE: usize = 4;
 
@@ -57,6 +59,12 @@ pub enum Error {
         /// What is wrong.
         #[source]
         source: Box<blob::Error>,
+    },
+    /// A dictionary opens, and is none.
+    #[error("chunk {chunk} should be a zstd dictionary, and is none")]
+    Dictionary {
+        /// The chunk.
+        chunk: ChunkId,
     },
     /// The session key of a pack does not open.
     #[error("a session key of pack {pack} does not open with our key")]
@@ -175,7 +183,10 @@ impl Reader {
             let place = self.index.places(name).next();
             places.push((at, place.ok_or(Error::Unknown { chunk: *name })?));
         }
-        match self.load_dictionaries(&places).await {
+        let dictionaries = places
+            .iter()
+            .filter_map(|(_, place)| place.facts.dictionary);
+        match self.load_dictionaries(dictionaries).await {
             Err(error) if error.class() == Class::Corrupt => {
                 let all = (0..names.len()).map(|at| (at, names[at])).collect();
                 let chunks = self.fetch_from_anywhere(all).await?;
@@ -231,7 +242,7 @@ impl Reader {
     /// # Errors
     /// [`Error`]: its session or its dictionary cannot be had.
     pub async fn chunk_of(&self, place: Place<'_>, sealed: Bytes) -> Result<SealedChunk, Error> {
-        self.load_dictionaries(&[(0, place)]).await?;
+        self.load_dictionaries(place.facts.dictionary).await?;
         Ok(SealedChunk {
             facts: place.facts,
             pack: place.pack.id,
@@ -282,13 +293,16 @@ impl Reader {
     }
 
     async fn chunk_at(&self, place: Place<'_>) -> Result<SealedChunk, Error> {
+        self.load_dictionaries(place.facts.dictionary).await?;
+        self.place(place).await
+    }
+
+    async fn place(&self, place: Place<'_>) -> Result<SealedChunk, Error> {
         let start = u64::from(place.offset);
-        let wanted = vec![(0, place)];
-        Box::pin(self.load_dictionaries(&wanted)).await?;
         let fetch = Fetch {
             pack: place.pack,
             range: start..start + u64::from(place.length),
-            wanted,
+            wanted: vec![(0, place)],
         };
         let chunk = place.facts.name;
         let mut chunks = self.run(fetch).await?;
@@ -357,22 +371,54 @@ impl Reader {
         dictionaries.get(name).cloned()
     }
 
-    async fn load_dictionaries(&self, places: &[(usize, Place<'_>)]) -> Result<(), Error> {
-        let mut missing: Vec<ChunkId> = places
-            .iter()
-            .filter_map(|(_, place)| place.facts.dictionary)
-            .filter(|name| self.known(name).is_none())
-            .collect();
+    async fn load_dictionaries(
+        &self,
+        names: impl IntoIterator<Item = ChunkId>,
+    ) -> Result<(), Error> {
+        let missing = names.into_iter().filter(|name| self.known(name).is_none());
+        let mut missing: Vec<ChunkId> = missing.collect();
         missing.sort_unstable();
         missing.dedup();
         for name in missing {
-            let raw = Box::pin(self.chunk(&name)).await?;
-            let dictionary = Arc::new(Dictionary::new(name, &raw));
+            let dictionary = Arc::new(self.load_dictionary(&name).await?);
             if let Ok(mut dictionaries) = self.dictionaries.lock() {
+                if dictionaries.len() >= DICTIONARIES_KEPT {
+                    dictionaries.clear();
+                }
                 dictionaries.insert(name, dictionary);
             }
         }
         Ok(())
+    }
+
+    async fn load_dictionary(&self, name: &ChunkId) -> Result<Dictionary, Error> {
+        let mut last = Error::Unknown { chunk: *name };
+        // A dictionary needs none itself; a place that says otherwise could lead in a circle.
+        let plain = |place: &Place<'_>| {
+            place.facts.kind == ChunkKind::Dictionary && place.facts.dictionary.is_none()
+        };
+        for place in self.index.places(name).filter(plain) {
+            let opened = self.place(place).await;
+            let dictionary = opened.and_then(|chunk| {
+                let raw = chunk.open(&self.vault)?;
+                Dictionary::new(*name, raw).ok_or(Error::Dictionary { chunk: *name })
+            });
+            match dictionary {
+                Ok(dictionary) => return Ok(dictionary),
+                Err(error) if error.class() == Class::Corrupt => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// The dictionary that the chunk `name` holds.
+    ///
+    /// # Errors
+    /// [`Error`]: of the chunk, or [`Error::Dictionary`].
+    pub async fn dictionary(&self, name: &ChunkId) -> Result<Arc<Dictionary>, Error> {
+        self.load_dictionaries([*name]).await?;
+        self.known(name).ok_or(Error::Dictionary { chunk: *name })
     }
 }
 

@@ -10,7 +10,7 @@ mod range;
 mod walk;
 
 pub use file::Place;
-pub use walk::{Before, How, TableWalk, Walked};
+pub use walk::{Before, How, Subject, TableWalk, Walked};
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -186,7 +186,10 @@ impl Keeper {
             Stream::Inline(_) => None,
             Stream::File(generation) => Some(self.place.file(generation)),
         });
-        let named: HashSet<String> = named.chain([self.current()]).collect();
+        let dictionaries = tables.iter().filter_map(|table| table.dictionary.as_ref());
+        let dictionaries = dictionaries.map(|name| self.place.dictionary_file(name));
+        let named = named.chain(dictionaries).chain([self.current()]);
+        let named: HashSet<String> = named.collect();
         for name in self.place.state.names(&self.place.directory)? {
             let name = format!("{}/{name}", self.place.directory);
             if !named.contains(&name) {

@@ -7,16 +7,20 @@
 mod cover;
 mod describe;
 mod digest;
+mod filters;
 mod intake;
 mod read;
+mod related;
 mod write;
 
 pub use cover::Coverage;
 pub use describe::{Described, RunDescriber};
 pub use digest::TableDigest;
+pub use filters::{may_hold, relation_columns};
 pub use intake::{Digested, Intake};
 pub use read::{Rows, RunChunks, StackReader, read_run};
-pub use write::{Put, RunOptions, RunWriter, WrittenRun};
+pub use related::{RelatedRows, Sought};
+pub use write::{Packing, Put, RunOptions, RunWriter, WrittenRun};
 
 use crate::failure::{Class, Failure};
 use crate::format::object;

@@ -179,6 +179,11 @@ impl Writer {
         &self.vault
     }
 
+    /// What was there before.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress
             .lock()

@@ -63,19 +63,49 @@ struct Options {
     /// The rowvault that is measured: this build's, unless another is named
     #[arg(long, default_value = env!("CARGO_BIN_EXE_rowvault"))]
     binary: PathBuf,
-    /// Given by cargo to every benchmark
+    /// Leave restic and borg out
+    #[arg(long)]
+    alone: bool,
+    /// Given by cargo to every benchmark; without it this is a test
     #[arg(long, hide = true)]
     bench: bool,
+    /// What cargo hands on to every test
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
 impl Options {
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
+
+    /// Whether `cargo test` was asked for this, or for everything.
+    fn is_asked_for(&self) -> bool {
+        let mut words = self.words.iter();
+        self.words.is_empty() || words.any(|word| "bench".contains(&**word))
+    }
+
+    /// A few seconds' run, to see that the benchmark works.
+    fn into_test(self) -> Options {
+        Options {
+            size: 0.002,
+            only: vec![Part::Sqlite, Part::Days],
+            days: 2,
+            hourly_days: 0,
+            alone: true,
+            ..self
+        }
+    }
 }
 
 fn main() {
     let mut options = Options::parse();
+    if !options.bench {
+        if !options.is_asked_for() || !measure::can_run() {
+            return;
+        }
+        options = options.into_test();
+    }
     if options.smoke {
         options.size = 0.02;
         options.days = options.days.min(3);

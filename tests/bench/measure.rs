@@ -13,6 +13,15 @@ use std::process::{Command, Stdio};
 /// GNU time, from the Debian package of that name; the shell's own knows no memory.
 const TIME: &str = "/usr/bin/time";
 
+/// Whether commands can be measured on this machine; says what is missing.
+pub fn can_run() -> bool {
+    let found = Path::new(TIME).is_file();
+    if !found {
+        println!("{TIME} is missing (apt-get install time): the benchmark was not tried");
+    }
+    found
+}
+
 /// What a command cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {

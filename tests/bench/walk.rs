@@ -40,11 +40,12 @@ pub fn run(options: &Options, database: &mut dyn Database, share: f64, report: &
     let sample = Sample::new(options.seed, options.size * share);
     database.fill(&sample);
     report.table(database, sample.count_all());
+    let peers = (!options.alone).then(|| scratch.path());
     let mut walk = Walk {
         database,
         rowvault: Rowvault::new(&options.binary, scratch.path(), "rowvault"),
-        restic: Restic::new(scratch.path()),
-        borg: Borg::new(scratch.path()),
+        restic: peers.and_then(Restic::new),
+        borg: peers.and_then(Borg::new),
         meter: Meter::new(scratch.path()),
         peak: 0.0,
     };

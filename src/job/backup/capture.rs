@@ -10,12 +10,13 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::failure::{AnyFailure, Class};
+use crate::failure::{AnyFailure, Class, Failure};
 use crate::format::manifest::{ManifestTable, StoredOrder};
 use crate::format::shadow::{Shadow, ShadowTable};
 use crate::id::Digest;
 use crate::job::Progress;
-use crate::repo::shadow::{self, Before, How, Keeper, TableWalk, Walked, fingerprint};
+use crate::repo::reader::Reader;
+use crate::repo::shadow::{self, Before, How, Keeper, Subject, TableWalk, Walked, fingerprint};
 use crate::repo::table::{self, Intake};
 use crate::repo::writer::Writer;
 use crate::row::schema::{Structure, Table};
@@ -25,8 +26,12 @@ use crate::source::{Order, PIECES_WAITING_MAX, Piece, PieceReceiver, Source};
 pub(super) struct Tables<'a> {
     /// The source, within its database snapshot.
     pub(super) source: &'a dyn Source,
+    /// What the source is made of.
+    pub(super) structure: &'a Structure,
     /// Where chunks go.
     pub(super) writer: &'a Arc<Writer>,
+    /// What fetches a dictionary that this host has lost.
+    pub(super) reader: Reader,
     /// Where the shadow stands.
     pub(super) keeper: &'a Keeper,
     /// The shadow, if it counts.
@@ -68,8 +73,8 @@ impl Tables<'_> {
     ///
     /// # Errors
     /// The source's; the storage's; anything that does not add up.
-    pub(super) async fn read(&self, structure: &Structure) -> Result<Read, AnyFailure> {
-        let tables = structure.tables.iter().enumerate();
+    pub(super) async fn read(&self) -> Result<Read, AnyFailure> {
+        let tables = self.structure.tables.iter().enumerate();
         let mut read: Vec<(usize, ReadTable)> = stream::iter(tables)
             .map(|(at, table)| async move { Ok::<_, AnyFailure>((at, self.table(table).await?)) })
             .buffer_unordered(self.source.parallel().max(1))
@@ -110,6 +115,10 @@ impl Tables<'_> {
                 ));
             }
             let before = self.before(table, *order, &mut warnings);
+            let before = match before {
+                Some(shadow) => Some(self.with_dictionary(shadow).await?),
+                None => None,
+            };
             let mut tried = self.in_order(table, *order, before).await?;
             if let Tried::Damaged(why) = tried {
                 warnings.push(format!("{why}; the table is stored anew"));
@@ -131,8 +140,13 @@ impl Tables<'_> {
         ))
     }
 
-    /// What the table is compared with, if its shadow counts.
-    fn before(&self, table: &Table, order: Order, warnings: &mut Vec<String>) -> Option<Before> {
+    /// The table's shadow, if it counts.
+    fn before(
+        &self,
+        table: &Table,
+        order: Order,
+        warnings: &mut Vec<String>,
+    ) -> Option<ShadowTable> {
         let tables = &self.shadow?.tables;
         let shadow = tables.iter().find(|known| known.name == table.name)?;
         let vault = self.writer.vault();
@@ -150,9 +164,27 @@ impl Tables<'_> {
             anew("a run of the snapshot before cannot be built on");
             return None;
         }
-        Some(Before {
-            shadow: shadow.clone(),
+        Some(shadow.clone())
+    }
+
+    /// What a table is compared with. Its dictionary comes from this host, else from the
+    /// repository, which only readers can open; where neither has it whole, there is none.
+    async fn with_dictionary(&self, shadow: ShadowTable) -> Result<Before, AnyFailure> {
+        let mut dictionary = None;
+        if let Some(name) = &shadow.dictionary {
+            dictionary = self.keeper.place().dictionary(name)?.map(Arc::new);
+            if dictionary.is_none() && self.writer.vault().access.may_read() {
+                dictionary = match self.reader.dictionary(name).await {
+                    Ok(dictionary) => Some(dictionary),
+                    Err(error) if error.class() == Class::Corrupt => None,
+                    Err(error) => return Err(error.into()),
+                };
+            }
+        }
+        Ok(Before {
+            shadow,
             how: self.how,
+            dictionary,
         })
     }
 
@@ -170,9 +202,13 @@ impl Tables<'_> {
         let keyed = stored == StoredOrder::Key;
         let intake = Intake::new(self.writer.clone(), runtime.clone(), table, keyed);
         let (writer, place) = (self.writer.clone(), self.keeper.place().clone());
-        let of = table.clone();
+        let subject = Subject {
+            table: table.clone(),
+            order: stored,
+            filters: table::relation_columns(self.structure, table).into(),
+        };
         let walking = tokio::task::spawn_blocking(move || {
-            let walk = TableWalk::new(writer, runtime, &place, &of, stored, before)?;
+            let walk = TableWalk::new(writer, runtime, &place, subject, before)?;
             walk_pieces(walk, intake, received, counted, told)
         });
         let reading = async {

@@ -10,13 +10,14 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use crate::format::object::{HEADER_BYTES, Header, Kind};
+use crate::format::pack::ChunkKind;
 use crate::format::run::{RunChunk, read_chunk, write_chunk};
 use crate::format::shadow::{
     Entry, EntryReader, EntryWriter, FRAME_BYTES, Stream, push_record, take_record,
 };
-use crate::id::hex;
+use crate::id::{ChunkId, hex};
 use crate::random::draw;
-use crate::repo::blob::FramePlace;
+use crate::repo::blob::{Dictionary, FramePlace};
 use crate::repo::shadow::Error;
 use crate::repo::vault::Vault;
 use crate::state::{self, State};
@@ -41,6 +42,42 @@ impl Place {
     /// The name of the file of a generation.
     pub fn file(&self, generation: &[u8; 24]) -> String {
         format!("{}/{}", self.directory, hex(&generation[..16]))
+    }
+
+    /// The name of the file of a dictionary.
+    pub fn dictionary_file(&self, name: &ChunkId) -> String {
+        format!("{}/dictionary-{name}", self.directory)
+    }
+
+    /// The dictionary `name`, if this host keeps it whole.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn dictionary(&self, name: &ChunkId) -> Result<Option<Dictionary>, Error> {
+        let file = self.dictionary_file(name);
+        let Some(sealed) = self.state.read(&file)? else {
+            return Ok(None);
+        };
+        let opened = self.vault.open(Kind::State, &file, &sealed);
+        let named = opened.ok().map(|(_, bytes)| bytes).filter(|bytes| {
+            let shared = &self.vault.access.shared;
+            shared.chunk_id(ChunkKind::Dictionary as u8, bytes) == *name
+        });
+        Ok(named.and_then(|bytes| Dictionary::new(*name, bytes)))
+    }
+
+    /// Keeps a dictionary.
+    ///
+    /// # Errors
+    /// The state directory.
+    pub fn put_dictionary(&self, dictionary: &Dictionary) -> Result<(), Error> {
+        let file = self.dictionary_file(&dictionary.name);
+        if self.dictionary(&dictionary.name)?.is_none() {
+            let sealed = self.vault.seal(Kind::State, &file, dictionary.bytes());
+            let random = self.vault.random.as_ref();
+            self.state.write(&file, &sealed, random)?;
+        }
+        Ok(())
     }
 }
 

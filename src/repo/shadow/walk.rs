@@ -15,13 +15,14 @@ use crate::format::manifest::StoredOrder;
 use crate::format::run::RunChunk;
 use crate::format::shadow::{Entry, ShadowRun, ShadowTable};
 use crate::id::{ChunkId, Digest};
+use crate::repo::blob::Dictionary;
 use crate::repo::shadow::file::{Edges, Entries};
 use crate::repo::shadow::range::Range;
 use crate::repo::shadow::{Error, Place, fingerprint};
 use crate::repo::table::Digested;
 use crate::repo::writer::Writer;
 use crate::row::schema::Table;
-use write::Runs;
+use write::{Earlier, Runs};
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +35,24 @@ pub enum How {
     Audit,
 }
 
+/// What is walked over.
+pub struct Subject {
+    /// The table.
+    pub table: Table,
+    /// The order of its rows.
+    pub order: StoredOrder,
+    /// The columns that its chunks get filters over, by position, ascending.
+    pub filters: Arc<[u32]>,
+}
+
 /// What a table is compared with.
 pub struct Before {
     /// Its shadow.
     pub shadow: ShadowTable,
     /// Whether the shadow decides what is written, or is only audited.
     pub how: How,
+    /// The dictionary that the shadow names, if it could be had.
+    pub dictionary: Option<Arc<Dictionary>>,
 }
 
 /// What a table came to.
@@ -107,7 +120,7 @@ pub struct TableWalk {
 }
 
 impl TableWalk {
-    /// A walk over `table` in `order`; in physical order there is nothing to compare with.
+    /// A walk over `subject`; in physical order there is nothing to compare with.
     ///
     /// # Errors
     /// [`Error::Damaged`]: the shadow.
@@ -115,28 +128,38 @@ impl TableWalk {
         writer: Arc<Writer>,
         runtime: Handle,
         place: &Place,
-        table: &Table,
-        order: StoredOrder,
+        subject: Subject,
         before: Option<Before>,
     ) -> Result<TableWalk, Error> {
+        let Subject {
+            table,
+            order,
+            filters,
+        } = subject;
         let before = before.filter(|_| order == StoredOrder::Key);
         let how = before.as_ref().map_or(How::Anew, |before| before.how);
         let name = table.name.to_string();
+        let dictionary = before.as_ref().and_then(|before| before.dictionary.clone());
         let old = before.map(|before| Old::open(place, &name, before.shadow));
         let old = old.transpose()?;
         let stack = match (&old, how) {
             (Some(old), How::Changes) => old.facts.stack.clone(),
             _ => Vec::new(),
         };
+        let earlier = Earlier {
+            stack,
+            dictionary,
+            filters,
+        };
         let keyed = (order == StoredOrder::Key).then_some(place);
         let mut walk = TableWalk {
-            table: table.clone(),
+            runs: Runs::new(writer, runtime, &table, keyed, earlier),
+            table,
             order,
             how,
             place: place.clone(),
             old,
             range: None,
-            runs: Runs::new(writer, runtime, table, keyed, stack),
             sums: Sums::default(),
         };
         if how == How::Changes
@@ -270,6 +293,10 @@ impl TableWalk {
         self.close_range()?;
         let wrong = self.check(counted)?;
         let written = self.runs.finish()?;
+        let dictionary = written.dictionary.filter(|_| written.streams.is_some());
+        if let Some(dictionary) = &dictionary {
+            self.place.put_dictionary(dictionary)?;
+        }
         let shadow = written.streams.map(|(entries, edges)| ShadowTable {
             name: self.table.name.clone(),
             fingerprint: fingerprint(&self.place.vault, &self.table, self.order),
@@ -278,7 +305,7 @@ impl TableWalk {
             digest: self.sums.digest(),
             entries,
             edges,
-            dictionary: None,
+            dictionary: dictionary.map(|dictionary| dictionary.name),
         });
         let changes = self.how == How::Changes;
         let stack: Vec<ShadowRun> = written.stack;

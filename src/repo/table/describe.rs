@@ -86,6 +86,11 @@ impl RunDescriber {
         }
     }
 
+    /// Gives the run a filter over its keys.
+    pub fn key_filter(&mut self, bits: Option<Vec<u8>>) {
+        self.run.key_filter = bits;
+    }
+
     /// Stores the description.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! newest run that knows a key wins. Invariant: a chunk's rows are given out only after they have
 //! been compared with the chunk's name, and keys only ascend.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -117,10 +117,42 @@ fn decode(
 
 type Decoding = JoinHandle<Result<Decoded, reader::Error>>;
 
+/// Which chunks of each run of a stack are read, base first.
+pub(super) struct Only(pub(super) Vec<HashSet<ChunkId>>);
+
+/// Reads the rows of some chunks of a run, in their order.
+pub(super) struct ChunkReader(RunReader);
+
+impl ChunkReader {
+    pub(super) fn new(reader: Arc<Reader>, chunks: Vec<RunChunk>, columns: usize) -> ChunkReader {
+        ChunkReader(RunReader {
+            reader,
+            chunks: RunChunks {
+                pages: VecDeque::new(),
+                chunks: chunks.into(),
+            },
+            only: None,
+            columns,
+            sequence: 0,
+            digests: Digests::Later,
+            fetched: VecDeque::new(),
+            decoding: VecDeque::new(),
+            ended: false,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<RowBatch>, Error> {
+        let next = self.0.next().await?;
+        Ok(next.map(|(_, decoded)| decoded.content.rows))
+    }
+}
+
 /// Reads one run, a few chunks ahead.
 struct RunReader {
     reader: Arc<Reader>,
     chunks: RunChunks,
+    /// The chunks that are read; all of them without it.
+    only: Option<HashSet<ChunkId>>,
     columns: usize,
     sequence: u64,
     digests: Digests,
@@ -139,7 +171,9 @@ impl RunReader {
                     self.ended = true;
                     break;
                 };
-                if chunk.puts == 0 && chunk.deletions == 0 {
+                let passed = self.only.as_ref();
+                let passed = passed.is_some_and(|only| !only.contains(&chunk.name));
+                if passed || (chunk.puts == 0 && chunk.deletions == 0) {
                     continue;
                 }
                 bytes += u64::from(chunk.bytes);
@@ -204,7 +238,8 @@ pub struct StackReader {
     keys: Option<KeyEncoder>,
     coverage: Coverage,
     cells: Vec<HashMap<Digest, LargeCell>>,
-    expected: (u64, Digest),
+    /// Rows and digest of the whole table; none where only some chunks are read.
+    expected: Option<(u64, Digest)>,
     found: (u64, Digest),
 }
 
@@ -214,6 +249,24 @@ impl StackReader {
     /// # Errors
     /// The reader's; Corrupt where a run is not one, or the runs do not fit the table.
     pub async fn open(reader: Arc<Reader>, table: &ManifestTable) -> Result<StackReader, Error> {
+        StackReader::open_some(reader, table, None).await
+    }
+
+    /// Opens the stack of `table`, of which only some chunks are read: rows that come out may be
+    /// superseded or deleted by those that are not.
+    pub(super) async fn open_only(
+        reader: Arc<Reader>,
+        table: &ManifestTable,
+        only: Only,
+    ) -> Result<StackReader, Error> {
+        StackReader::open_some(reader, table, Some(only)).await
+    }
+
+    async fn open_some(
+        reader: Arc<Reader>,
+        table: &ManifestTable,
+        mut only: Option<Only>,
+    ) -> Result<StackReader, Error> {
         let name = table.table.name.to_string();
         let misfit = |why: &str| Error::Merge {
             table: name.clone(),
@@ -246,6 +299,7 @@ impl StackReader {
                 reader: reader.clone(),
                 sequence: run.sequence,
                 chunks: RunChunks::new(run),
+                only: only.as_mut().map(|only| std::mem::take(&mut only.0[at])),
                 columns,
                 digests,
                 fetched: VecDeque::new(),
@@ -261,7 +315,7 @@ impl StackReader {
             merge,
             keys,
             coverage,
-            expected: (table.rows, table.digest),
+            expected: only.is_none().then_some((table.rows, table.digest)),
             found: (0, Digest::ZERO),
         })
     }
@@ -276,12 +330,15 @@ impl StackReader {
             None => self.next_of_base().await?,
             Some(_) => self.next_merged().await?,
         };
-        if rows.is_none() && self.found != self.expected {
+        if rows.is_none()
+            && let Some(expected) = self.expected
+            && self.found != expected
+        {
             return Err(Error::Merge {
                 table: self.name.clone(),
                 why: format!(
                     "{} rows came out where the manifest names {}, or their digests differ",
-                    self.found.0, self.expected.0
+                    self.found.0, expected.0
                 ),
             });
         }

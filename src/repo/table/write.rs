@@ -5,60 +5,36 @@
 //! adopted between them as they are. Invariant: a chunk holds exactly the rows that were cut for
 //! it, which is checked by decoding before it is stored.
 
-use std::cell::RefCell;
+mod make;
+mod train;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::crypto::key;
 use crate::cut::RowCutter;
 use crate::format::pack::ChunkKind;
 use crate::format::run::{LargeCell, Run, RunChunk, RunKind};
 use crate::id::{ChunkId, Digest};
 use crate::planted;
 use crate::repo::blob::Dictionary;
+use crate::repo::table::filters::KeyFilter;
 use crate::repo::table::{Error, RunDescriber};
-use crate::repo::vault::Vault;
 use crate::repo::writer::{Added, Writer};
 use crate::row::cell::RowBatch;
-use crate::row::codec::{self, Encoder, Limits};
-use crate::row::key::KeyBatch;
 use crate::row::schema::Table;
+pub(super) use make::rows_name;
+use make::{Cut, Made, Maker, Then};
+use train::Waiting;
 
 /// How many chunks of a table are being sealed at once.
 const CHUNKS_AT_ONCE: usize = 4;
 
-thread_local! {
-    static ENCODER: RefCell<(Encoder, Vec<u8>)> = RefCell::new((Encoder::new(), Vec::new()));
-}
-
-/// Rows and deletions that will be one chunk.
-#[derive(Default)]
-struct Cut {
-    rows: RowBatch,
-    deleted: KeyBatch,
-    first: Vec<u8>,
-    last: Vec<u8>,
-    cells: Vec<LargeCell>,
-    covers: u64,
-}
-
-impl Cut {
-    fn bytes(&self) -> usize {
-        self.rows.bytes().len() + self.deleted.bytes().len()
-    }
-}
-
-struct Sealed {
-    chunk: RunChunk,
-    added: Added,
-}
-
 /// A chunk on its way into the description.
 enum Coming {
-    Sealing(JoinHandle<Result<Sealed, Error>>),
+    Making(JoinHandle<Result<Made, Error>>),
     Adopted(RunChunk),
 }
 
@@ -74,7 +50,20 @@ pub struct RunOptions {
     /// Delta runs up to this sequence are in the chunks that it writes itself (a base only).
     pub covers: u64,
     /// What its chunks are compressed with.
-    pub dictionary: Option<Arc<Dictionary>>,
+    pub packing: Packing,
+    /// The columns that its chunks have filters over, by position, ascending.
+    pub filters: Arc<[u32]>,
+}
+
+/// What the chunks of a run are compressed with.
+#[derive(Clone)]
+pub enum Packing {
+    /// No dictionary.
+    Plain,
+    /// The table's dictionary.
+    With(Arc<Dictionary>),
+    /// A dictionary that is trained on the first of them, where it pays.
+    Trained,
 }
 
 /// A row to be put.
@@ -90,7 +79,7 @@ pub struct Put<'a> {
 }
 
 /// What a run came to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WrittenRun {
     /// The name of its description.
     pub run: ChunkId,
@@ -106,14 +95,15 @@ pub struct WrittenRun {
     pub digest: Digest,
     /// Chunks that were described since the last call of [`RunWriter::described`].
     pub described: Vec<RunChunk>,
+    /// What its last chunks were compressed with.
+    pub dictionary: Option<Arc<Dictionary>>,
 }
 
 /// Writes one run. Its calls block; use it on a thread of its own inside a tokio runtime.
 pub struct RunWriter {
     writer: Arc<Writer>,
     runtime: Handle,
-    table: String,
-    columns: usize,
+    maker: Arc<Maker>,
     cutter: RowCutter,
     options: RunOptions,
     open: Cut,
@@ -121,7 +111,13 @@ pub struct RunWriter {
     range: Option<Vec<u8>>,
     rewriting: bool,
     coming: VecDeque<Coming>,
+    dictionary: Option<Arc<Dictionary>>,
+    /// Whether the repository is known to have the dictionary.
+    placed: bool,
+    /// Chunks that wait for a dictionary to be trained on them; none when that is decided.
+    waiting: Option<Waiting>,
     describer: RunDescriber,
+    key_filter: Option<KeyFilter>,
     described: Vec<RunChunk>,
     digest: Digest,
     bytes_stored: u64,
@@ -141,13 +137,26 @@ impl RunWriter {
         let columns = table.columns.len();
         RunWriter {
             runtime,
-            table: table.name.to_string(),
-            columns,
+            maker: Arc::new(Maker {
+                writer: writer.clone(),
+                table: table.name.to_string(),
+                columns,
+                filters: options.filters.clone(),
+            }),
             cutter,
             open: Cut::default(),
             range: None,
             rewriting: false,
             coming: VecDeque::new(),
+            dictionary: match &options.packing {
+                Packing::With(dictionary) => Some(dictionary.clone()),
+                Packing::Plain | Packing::Trained => None,
+            },
+            placed: false,
+            waiting: match &options.packing {
+                Packing::Trained => Some(Waiting::default()),
+                Packing::Plain | Packing::With(_) => None,
+            },
             describer: RunDescriber::new(Run {
                 required: Vec::new(),
                 kind: options.kind,
@@ -163,6 +172,7 @@ impl RunWriter {
                 dictionaries: Vec::new(),
                 key_filter: None,
             }),
+            key_filter: (options.kind == RunKind::Delta).then(KeyFilter::default),
             described: Vec::new(),
             digest: Digest::ZERO,
             bytes_stored: 0,
@@ -227,6 +237,9 @@ impl RunWriter {
     }
 
     fn note(&mut self, key: &[u8]) {
+        if let Some(filter) = &mut self.key_filter {
+            filter.push(self.writer.vault(), key);
+        }
         if self.open.rows.len() + self.open.deleted.len() == 1 {
             self.open.first.clear();
             self.open.first.extend_from_slice(key);
@@ -268,30 +281,72 @@ impl RunWriter {
         while self.coming.len() >= CHUNKS_AT_ONCE {
             self.take_coming()?;
         }
-        let (writer, table, columns) = (self.writer.clone(), self.table.clone(), self.columns);
-        let dictionary = self.options.dictionary.clone();
-        let sealing = self
-            .runtime
-            .spawn_blocking(move || seal(&writer, &table, columns, cut, dictionary.as_deref()));
-        self.coming.push_back(Coming::Sealing(sealing));
+        let maker = self.maker.clone();
+        self.place_dictionary()?;
+        let then = match &self.waiting {
+            Some(_) => Then::Wait,
+            None => Then::Store(self.dictionary.clone()),
+        };
+        let making = self.runtime.spawn_blocking(move || maker.make(cut, then));
+        self.coming.push_back(Coming::Making(making));
+        Ok(())
+    }
+
+    /// Stores the dictionary again, should the repository have lost it.
+    fn place_dictionary(&mut self) -> Result<(), Error> {
+        let unplaced = self.dictionary.as_ref().filter(|_| !self.placed);
+        if let Some(dictionary) = unplaced {
+            self.writer
+                .add_bytes(ChunkKind::Dictionary, dictionary.bytes())?;
+            self.placed = true;
+        }
         Ok(())
     }
 
     fn take_coming(&mut self) -> Result<(), Error> {
-        let chunk = match self.coming.pop_front() {
+        let made = match self.coming.pop_front() {
             None => return Ok(()),
-            Some(Coming::Adopted(chunk)) => chunk,
-            Some(Coming::Sealing(sealing)) => {
-                let sealed = self.runtime.block_on(sealing);
-                let sealed = sealed.map_err(|error| Error::Worker {
-                    why: error.to_string(),
-                })??;
-                if let Added::New(bytes) = sealed.added {
-                    self.bytes_stored += u64::from(bytes);
-                }
-                sealed.chunk
-            }
+            Some(Coming::Adopted(chunk)) => Made::Stored(chunk, Added::Reused),
+            Some(Coming::Making(making)) => self.wait(making)?,
         };
+        let Some(waiting) = &mut self.waiting else {
+            return self.describe_made(made);
+        };
+        match made {
+            Made::Stored(chunk, added) if waiting.is_empty() => self.describe(chunk, added),
+            Made::Stored(chunk, _) => {
+                waiting.described(chunk);
+                self.train_if_full()
+            }
+            Made::Encoded(chunk, raw) => {
+                waiting.encoded(chunk, &raw);
+                self.train_if_full()
+            }
+        }
+    }
+
+    fn wait(&self, making: JoinHandle<Result<Made, Error>>) -> Result<Made, Error> {
+        let made = self.runtime.block_on(making);
+        made.map_err(|error| Error::Worker {
+            why: error.to_string(),
+        })?
+    }
+
+    fn describe_made(&mut self, made: Made) -> Result<(), Error> {
+        match made {
+            Made::Stored(chunk, added) => self.describe(chunk, added),
+            Made::Encoded(chunk, raw) => {
+                let storing = self.store(chunk, raw);
+                let stored = self.wait(storing)?;
+                self.describe_made(stored)
+            }
+        }
+    }
+
+    fn describe(&mut self, chunk: RunChunk, added: Added) -> Result<(), Error> {
+        if let Added::New(bytes) = added {
+            self.bytes_stored += u64::from(bytes);
+        }
         for dictionary in self.writer.dictionaries_of(&chunk.name) {
             self.describer.dictionary(dictionary);
         }
@@ -300,9 +355,21 @@ impl RunWriter {
         Ok(())
     }
 
+    /// The dictionary that the next chunk is compressed with, if there is one by now.
+    pub fn dictionary(&self) -> Option<&Arc<Dictionary>> {
+        self.dictionary.as_ref()
+    }
+
     /// The chunks that were described since the last call, in key order.
     pub fn described(&mut self) -> Vec<RunChunk> {
         std::mem::take(&mut self.described)
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        while !self.coming.is_empty() {
+            self.take_coming()?;
+        }
+        self.train()
     }
 
     /// Gives the run up without a description, where it came to be the base that was there.
@@ -311,9 +378,7 @@ impl RunWriter {
     /// Of a chunk that was cut before.
     pub fn leave(mut self) -> Result<Vec<RunChunk>, Error> {
         self.end_range()?;
-        while !self.coming.is_empty() {
-            self.take_coming()?;
-        }
+        self.drain()?;
         Ok(self.described)
     }
 
@@ -323,11 +388,11 @@ impl RunWriter {
     /// Of any chunk.
     pub fn finish(mut self) -> Result<WrittenRun, Error> {
         self.end_range()?;
-        while !self.coming.is_empty() {
-            self.take_coming()?;
-        }
+        self.drain()?;
         let run = self.describer.run();
         let (puts, deletions, bytes_raw) = (run.puts, run.deletions, run.bytes);
+        let filter = self.key_filter.and_then(KeyFilter::finish);
+        self.describer.key_filter(filter);
         let described = self.describer.finish(&self.writer)?;
         Ok(WrittenRun {
             run: described.run,
@@ -337,62 +402,7 @@ impl RunWriter {
             bytes_stored: self.bytes_stored + described.bytes_stored,
             digest: self.digest,
             described: self.described,
+            dictionary: self.dictionary,
         })
     }
-}
-
-/// The name of a chunk of rows.
-pub(super) fn rows_name(
-    vault: &Vault,
-    columns: usize,
-    rows: &RowBatch,
-    deleted: &KeyBatch,
-) -> ChunkId {
-    let mut hasher = vault.access.shared.chunk_hasher(ChunkKind::Rows as u8);
-    codec::feed_content(columns, rows, deleted, &mut |bytes| {
-        hasher.update(bytes);
-    });
-    key::chunk_id(&hasher)
-}
-
-fn seal(
-    writer: &Writer,
-    table: &str,
-    columns: usize,
-    cut: Cut,
-    dictionary: Option<&Dictionary>,
-) -> Result<Sealed, Error> {
-    let name = rows_name(writer.vault(), columns, &cut.rows, &cut.deleted);
-    let added = if writer.has(&name) {
-        Added::Reused
-    } else {
-        ENCODER.with_borrow_mut(|(encoder, raw)| {
-            encoder
-                .encode(columns, &cut.rows, &cut.deleted, raw)
-                .map_err(|source| Error::Encode {
-                    table: table.to_owned(),
-                    source,
-                })?;
-            let added = writer.add(ChunkKind::Rows, name, raw, dictionary, |opened| {
-                let decoded = codec::decode(opened, columns, Limits::default());
-                decoded
-                    .is_ok_and(|decoded| decoded.rows == cut.rows && decoded.deleted == cut.deleted)
-            })?;
-            Ok::<_, Error>(added)
-        })?
-    };
-    Ok(Sealed {
-        chunk: RunChunk {
-            name,
-            puts: cut.rows.len() as u32,
-            deletions: cut.deleted.len() as u32,
-            bytes: cut.bytes() as u32,
-            covers: cut.covers,
-            first: cut.first,
-            last: cut.last,
-            cells: cut.cells,
-            filters: Vec::new(),
-        },
-        added,
-    })
 }

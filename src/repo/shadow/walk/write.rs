@@ -12,10 +12,11 @@ use tokio::runtime::Handle;
 use crate::format::run::{RunChunk, RunKind};
 use crate::format::shadow::{Entry, ShadowRun, Stream, TIER_MAX};
 use crate::planted;
+use crate::repo::blob::Dictionary;
 use crate::repo::shadow::file::TableStreams;
 use crate::repo::shadow::range::{Item, Range, What};
 use crate::repo::shadow::{Error, Place};
-use crate::repo::table::{Digested, Put, RunOptions, RunWriter, WrittenRun};
+use crate::repo::table::{Digested, Packing, Put, RunOptions, RunWriter, WrittenRun};
 use crate::repo::writer::Writer;
 use crate::row::schema::Table;
 
@@ -27,6 +28,17 @@ pub(super) struct Written {
     pub(super) stack: Vec<ShadowRun>,
     pub(super) bytes_stored: u64,
     pub(super) streams: Option<(Stream, Stream)>,
+    pub(super) dictionary: Option<Arc<Dictionary>>,
+}
+
+/// What a table had before.
+pub(super) struct Earlier {
+    /// The runs that are built on; empty where the base is new.
+    pub(super) stack: Vec<ShadowRun>,
+    /// What its chunks were compressed with.
+    pub(super) dictionary: Option<Arc<Dictionary>>,
+    /// The columns that its chunks have filters over.
+    pub(super) filters: Arc<[u32]>,
 }
 
 pub(super) struct Runs {
@@ -48,6 +60,7 @@ pub(super) struct Runs {
     sequence: u64,
     /// How many keys stay in each tier as it was before.
     staying: [u64; TIER_MAX as usize + 1],
+    filters: Arc<[u32]>,
     streams: Option<TableStreams>,
 }
 
@@ -62,22 +75,27 @@ fn next_tier(stack: &[ShadowRun]) -> u8 {
 }
 
 impl Runs {
-    /// For a table whose stack was `stack`; with a new base where that is empty, and with a
-    /// shadow where there is a place for one.
+    /// For a table that had `earlier`; with a new base where that is no stack, and with a shadow
+    /// where there is a place for one.
     pub(super) fn new(
         writer: Arc<Writer>,
         runtime: Handle,
         table: &Table,
         place: Option<&Place>,
-        stack: Vec<ShadowRun>,
+        earlier: Earlier,
     ) -> Runs {
+        let stack = earlier.stack;
         let sequence = stack.iter().map(|run| run.sequence + 1).max().unwrap_or(0);
         let options = RunOptions {
             kind: RunKind::Base,
             tier: 0,
             sequence,
             covers: sequence,
-            dictionary: None,
+            packing: match earlier.dictionary {
+                Some(dictionary) => Packing::With(dictionary),
+                None => Packing::Trained,
+            },
+            filters: earlier.filters.clone(),
         };
         Runs {
             base: RunWriter::new(writer.clone(), runtime.clone(), table, options),
@@ -93,6 +111,7 @@ impl Runs {
             delta_deletions: 0,
             sequence,
             staying: [0; TIER_MAX as usize + 1],
+            filters: earlier.filters,
             streams: place.map(TableStreams::new),
         }
     }
@@ -182,7 +201,11 @@ impl Runs {
             tier: self.tier,
             sequence: self.sequence + 1,
             covers: 0,
-            dictionary: None,
+            packing: match self.base.dictionary() {
+                Some(dictionary) => Packing::With(dictionary.clone()),
+                None => Packing::Plain,
+            },
+            filters: self.filters.clone(),
         };
         let (writer, runtime) = (self.writer.clone(), self.runtime.clone());
         let table = &self.table;
@@ -212,9 +235,11 @@ impl Runs {
         self.settle()?;
         let mut stack = Vec::new();
         let mut bytes_stored = 0;
+        let mut dictionary = self.base.dictionary().cloned();
         let described = match self.rewritten {
             true => {
                 let run = self.base.finish()?;
+                dictionary = run.dictionary.clone();
                 adds_up(&self.table, &run, (self.base_puts, 0))?;
                 bytes_stored += run.bytes_stored;
                 stack.push(ShadowRun {
@@ -252,6 +277,7 @@ impl Runs {
             stack,
             bytes_stored,
             streams,
+            dictionary,
         })
     }
 }

@@ -1,0 +1,114 @@
+//! Filters that a run carries: over its keys, and over columns of relations chunk by chunk.
+//!
+//! They let a reader who looks for one record, or for what refers to it, pass over what cannot hold
+//! it. Invariant: a filter is over everything that it stands for, or it is not written at all.
+
+use crate::format::filter;
+use crate::format::run::{ColumnFilter, RunChunk};
+use crate::repo::vault::Vault;
+use crate::row::cell::{Cell, Cells, RowBatch};
+use crate::row::schema::{Structure, Table};
+
+/// A run of more keys than this has no filter over them: its description must stay small, and so
+/// must what is held until it is written.
+const KEYS_MAX: usize = 1 << 19;
+
+/// Collects the keys of a run.
+#[derive(Default)]
+pub(super) struct KeyFilter {
+    hashes: Vec<[u8; 16]>,
+    left_out: bool,
+}
+
+impl KeyFilter {
+    pub(super) fn push(&mut self, vault: &Vault, key: &[u8]) {
+        if self.left_out {
+            return;
+        }
+        if self.hashes.len() < KEYS_MAX {
+            self.hashes.push(vault.access.shared.key_filter_hash(key));
+        } else {
+            self.left_out = true;
+            self.hashes = Vec::new();
+        }
+    }
+
+    /// The filter's bytes; none where there are no keys, or too many.
+    pub(super) fn finish(self) -> Option<Vec<u8>> {
+        let whole = !self.left_out && !self.hashes.is_empty();
+        whole.then(|| filter::write(&self.hashes))
+    }
+}
+
+/// The columns of `table` that relations name on either side, but for those that the order of its
+/// rows finds as well: by position, ascending.
+pub fn relation_columns(structure: &Structure, table: &Table) -> Vec<u32> {
+    let own = table.foreign_keys.iter().flat_map(|key| &key.columns);
+    let others = structure
+        .tables
+        .iter()
+        .flat_map(|other| &other.foreign_keys);
+    let others = others.filter(|key| key.parent == table.name);
+    let named = own.chain(others.flat_map(|key| &key.parent_columns));
+    let leading = table.key.as_ref().and_then(|key| key.columns.first());
+    let leading = leading.map(|(column, _)| *column);
+    let positions = named.filter_map(|name| table.column(name));
+    let mut columns: Vec<u32> = positions
+        .filter(|column| Some(*column) != leading)
+        .map(|column| column as u32)
+        .collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// Filters over `columns` of `rows`.
+pub(super) fn column_filters(vault: &Vault, columns: &[u32], rows: &RowBatch) -> Vec<ColumnFilter> {
+    if columns.is_empty() || rows.is_empty() {
+        return Vec::new();
+    }
+    let mut hashes: Vec<Vec<[u8; 16]>> = vec![Vec::new(); columns.len()];
+    let mut last: Vec<Vec<u8>> = vec![Vec::new(); columns.len()];
+    let mut bytes = Vec::new();
+    for row in rows.iter() {
+        let mut cells = (0_u32..).zip(Cells::new(row));
+        for (at, column) in columns.iter().enumerate() {
+            let cell = cells.find(|(position, _)| position == column);
+            // Rows were checked when they came; a large cell is no reference to anything.
+            let Some((_, Ok(cell))) = cell else { break };
+            if matches!(cell, Cell::Null) {
+                continue;
+            }
+            bytes.clear();
+            cell.push(&mut bytes);
+            if last[at] != bytes {
+                let shared = &vault.access.shared;
+                hashes[at].push(shared.value_filter_hash(*column, &bytes));
+                std::mem::swap(&mut last[at], &mut bytes);
+            }
+        }
+    }
+    let written = columns.iter().zip(hashes).map(|(column, mut hashes)| {
+        hashes.sort_unstable();
+        hashes.dedup();
+        ColumnFilter {
+            column: *column,
+            bits: filter::write(&hashes),
+        }
+    });
+    written.collect()
+}
+
+/// Whether `chunk` may hold a row whose cell in `column` has these canonical bytes, which are not
+/// those of NULL. Without a filter that can be read, it may.
+pub fn may_hold(vault: &Vault, chunk: &RunChunk, column: u32, cell: &[u8]) -> bool {
+    let mut filters = chunk
+        .filters
+        .iter()
+        .filter(|filter| filter.column == column);
+    let Some(bits) = filters.next() else {
+        return true;
+    };
+    let hash = vault.access.shared.value_filter_hash(column, cell);
+    filter::Filter::read(&bits.bits).map_or(true, |filter| filter.may_contain(&hash))
+}
