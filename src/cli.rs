@@ -16,6 +16,7 @@ pub mod retain;
 pub mod screen;
 pub mod session;
 pub mod stop;
+pub mod undelete;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Protect", &["init", "backup"]),
     ("Look", &["snapshots", "show", "stats", "verify", "ledger"]),
     ("Keep", &["forget", "prune", "pin", "unpin", "tag"]),
-    ("Recover", &["restore", "find", "export"]),
+    ("Recover", &["restore", "undelete", "find", "export"]),
     ("Keys", &["key"]),
     ("Help", &["demo", "doctor", "completions", "man"]),
 ];
@@ -106,6 +107,8 @@ pub enum Verb {
     Tag(retain::Tag),
     /// Restore a snapshot into a new or an empty database
     Restore(recover::Restore),
+    /// Bring records back into a live database
+    Undelete(undelete::Undelete),
     /// Find records in a snapshot
     Find(recover::Find),
     /// Write tables of a snapshot as plain files
@@ -287,6 +290,7 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
         Verb::Pin(arguments) => stop.or(retain::pin(session, arguments)).await,
         Verb::Unpin(arguments) => stop.or(retain::unpin(session, arguments)).await,
         Verb::Tag(arguments) => stop.or(retain::tag(session, arguments)).await,
+        Verb::Undelete(arguments) => stop.or(undelete::undelete(session, arguments)).await,
         Verb::Find(arguments) => stop.or(recover::find(session, arguments)).await,
         Verb::Export(arguments) => stop.or(recover::export(session, arguments)).await,
         Verb::Key(arguments) => stop.or(keys::key(session, arguments)).await,

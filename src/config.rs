@@ -5,6 +5,7 @@
 //! that variable of the environment. Invariant: no secret of the file is ever printed, and a file
 //! with a password in it that others may read is refused.
 
+pub mod relations;
 pub mod secret;
 
 use std::fs::File;
@@ -138,6 +139,8 @@ pub struct Source {
     pub tags: Vec<String>,
     /// Which of its snapshots are kept; none where nothing is said.
     pub keep: Option<Policy>,
+    /// Relations that the database does not declare.
+    pub relations: relations::Own,
 }
 
 impl Source {
@@ -213,6 +216,11 @@ struct SourceText {
     #[serde(default)]
     tags: Vec<String>,
     keep: Option<KeepText>,
+    relations: Option<String>,
+    #[serde(default)]
+    relation: Vec<relations::RuleText>,
+    #[serde(default)]
+    soft_deletion: Vec<relations::RuleText>,
 }
 
 #[derive(Deserialize)]
@@ -459,6 +467,8 @@ impl Reading<'_> {
             after: words(self.all(&format!("{place}: after"), text.after)?),
             tags: self.all(&format!("{place}: tags"), text.tags)?,
             keep: text.keep.map(|keep| self.keep(place, keep)).transpose()?,
+            relations: relations::own(text.relations, text.relation, text.soft_deletion)
+                .map_err(|what| self.wrong(place, what, Some(relations::RULE_HINT.into())))?,
             name,
             url,
         };

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod maintain;
 pub mod restore;
 pub mod stats;
+pub mod undelete;
 pub mod verify;
 
 use std::path::PathBuf;

@@ -2,6 +2,8 @@
 
 pub mod cell;
 
+pub mod closure;
+
 pub mod codec;
 
 pub mod diff;

@@ -1,8 +1,8 @@
 //! Databases: read at one instant, and made again.
 //!
-//! The two traits that every engine fills. A [`Source`] gives the structure and the rows of one
-//! database snapshot; a [`Target`] is made beside, filled, and published or taken away. Neither
-//! knows where rows go or come from. Invariant: everything that one `Source` gives belongs to
+//! The three traits that every engine fills. A [`Source`] gives the structure and the rows of one
+//! database snapshot; a [`Target`] is made beside, filled, and published or taken away; a [`Live`]
+//! database is looked at and written to in one transaction. None knows where rows go or come from. Invariant: everything that one `Source` gives belongs to
 //! one instant, or the call fails.
 
 pub mod address;
@@ -144,4 +144,137 @@ pub struct Published {
     pub place: String,
     /// Sentences for the person who restores.
     pub warnings: Vec<String>,
+}
+
+/// What a live database is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To look at it; nothing is locked, nothing can be written.
+    Look,
+    /// To write; rows that are looked up stay as they are until the end.
+    Write,
+}
+
+/// Rows to be looked up by the values of some of their columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'a> {
+    /// The table, by its position in the structure that `begin` gave.
+    pub table: usize,
+    /// Positions of the columns; at least one.
+    pub columns: &'a [usize],
+    /// What the columns may be: a row of as many cells for each; no NULL.
+    pub values: &'a RowBatch,
+}
+
+/// A row that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Position of the values that it was found by.
+    pub asked: usize,
+    /// The row, as capture would read it; large cells stand in it whole.
+    pub row: Vec<u8>,
+}
+
+/// One row to be written; tables and columns are positions in the structure that `begin` gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A new row; columns that are left out get their defaults.
+    Insert {
+        /// The table.
+        table: usize,
+        /// The columns that are given.
+        columns: Vec<usize>,
+        /// A cell for each of them.
+        values: Vec<u8>,
+    },
+    /// Some columns of one row.
+    Update {
+        /// The table.
+        table: usize,
+        /// The columns that change.
+        columns: Vec<usize>,
+        /// A cell for each of them.
+        values: Vec<u8>,
+        /// A cell for each column of the table's key: the row that is meant.
+        key: Vec<u8>,
+    },
+    /// A row goes: only rendered, for taking an insertion back.
+    Delete {
+        /// The table.
+        table: usize,
+        /// A cell for each column of the table's key.
+        key: Vec<u8>,
+    },
+}
+
+impl Change {
+    /// The table that is written.
+    pub fn table(&self) -> usize {
+        match self {
+            Change::Insert { table, .. }
+            | Change::Update { table, .. }
+            | Change::Delete { table, .. } => *table,
+        }
+    }
+}
+
+/// A database in use, in one transaction in which all is looked up and written.
+///
+/// Made by [`open::live`]. From `begin` to `commit` or `abandon` everything happens in one
+/// transaction; a value dropped between them has written nothing.
+#[async_trait]
+pub trait Live: Send + Sync {
+    /// Starts the transaction and reads the structure.
+    ///
+    /// # Errors
+    /// As [`Source::begin`]; Denied where there is no right to write and that is the purpose.
+    async fn begin(&mut self, purpose: Purpose) -> Result<Structure, AnyFailure>;
+
+    /// The names of the triggers that a row written to `table` would fire.
+    fn triggers(&self, table: usize) -> &[String];
+
+    /// Whether those triggers fire for what is written here, because the server cannot hold them.
+    fn fires_triggers(&self) -> bool;
+
+    /// Whether the server checks references while it writes, so that a row must come after those
+    /// that it refers to. Where it does not, who writes must check them before the end.
+    fn checks_references(&self) -> bool;
+
+    /// Why rows of `table` cannot be written in one transaction with others, if so.
+    fn bars(&self, _table: usize) -> Option<String> {
+        None
+    }
+
+    /// The rows that are equal to any of the values, by the server's own equality; locked where the
+    /// purpose is to write. Values that the server cannot read as the columns' types find nothing.
+    ///
+    /// # Errors
+    /// As [`Source::begin`]; Busy where others hold the rows for too long.
+    async fn look_up(&mut self, lookup: Lookup<'_>) -> Result<Vec<Found>, AnyFailure>;
+
+    /// Writes one row, each cell exactly as capture would read it again.
+    ///
+    /// # Errors
+    /// Conflict where the server refuses it or another number of rows than one was touched. The
+    /// transaction can then only be abandoned.
+    async fn write(&mut self, change: &Change) -> Result<(), AnyFailure>;
+
+    /// The statement that `write` would run, without its end.
+    fn render(&self, change: &Change) -> String;
+
+    /// The statements before and after those of `tables`, when they are run by hand.
+    fn frame(&self, tables: &[usize]) -> (Vec<String>, Vec<String>);
+
+    /// Makes everything that was written durable, all at once.
+    ///
+    /// # Errors
+    /// Conflict where a check at the end refuses; nothing is written then. Unsettled where the
+    /// connection was lost on the way.
+    async fn commit(&mut self) -> Result<(), AnyFailure>;
+
+    /// Ends the transaction; nothing is written.
+    ///
+    /// # Errors
+    /// The connection was lost: nothing is written either.
+    async fn abandon(&mut self) -> Result<(), AnyFailure>;
 }

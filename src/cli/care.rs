@@ -15,6 +15,7 @@ use crate::id::{ObjectId, SourceName};
 use crate::job::{Opened, doctor};
 use crate::repo::catalog::{Catalog, Source};
 use crate::repo::ledger::{self, Linked};
+use crate::row::schema::Table;
 use crate::source::open;
 
 /// How many entries `ledger` prints for people.
@@ -299,7 +300,8 @@ pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
         (config.name.clone(), opened)
     };
     let sources = session.config.sources.iter().map(source).collect();
-    let checks = doctor::run(&session.context(), sources).await;
+    let known = |name: &SourceName, tables: &[Table]| session.relations(name, tables).lists;
+    let checks = doctor::run(&session.context(), sources, &known).await;
     let ok = checks.iter().all(|check| check.ok);
     if session.output.is_json() {
         let check = |check: &doctor::Check| CheckDocument {

@@ -24,6 +24,8 @@ use crate::random::{Random, SystemRandom};
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::keys::{Opening, Unlock};
 use crate::repo::select;
+use crate::row::closure::relation::Relations;
+use crate::row::schema::Table;
 use crate::store::{Root, Store, StoreOptions};
 
 /// Where a configuration is looked for when none is named.
@@ -228,6 +230,15 @@ impl Session {
     pub fn zone(&self, name: &SourceName) -> Tz {
         let source = self.config.sources.iter().find(|one| one.name == *name);
         source.map_or(Tz::UTC, |source| source.timezone)
+    }
+
+    /// The relations of a source with these tables that no foreign key declares.
+    pub fn relations(&self, name: &SourceName, tables: &[Table]) -> Relations {
+        let source = self.config.sources.iter().find(|one| one.name == *name);
+        let own = source
+            .map(|source| source.relations.clone())
+            .unwrap_or_default();
+        config::relations::choose(tables, &own)
     }
 
     /// The snapshot that `text` names.

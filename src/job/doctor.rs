@@ -7,6 +7,7 @@
 use crate::failure::AnyFailure;
 use crate::id::SourceName;
 use crate::job::{Context, Opened};
+use crate::row::schema::Table;
 use crate::source::Source;
 use crate::store::{Store, probe};
 
@@ -46,15 +47,22 @@ impl Check {
 /// A source to look at, or why it could not even be tried.
 pub type Candidate = (SourceName, Result<Box<dyn Source>, AnyFailure>);
 
+/// What kinds of CRM the tables of a source are known by.
+pub type Known<'a> = &'a (dyn Fn(&SourceName, &[Table]) -> Vec<String> + Sync);
+
 /// Looks at the storage and what stands in it; `context` may say why there is none to look at.
-pub async fn run(context: &Result<Context, AnyFailure>, sources: Vec<Candidate>) -> Vec<Check> {
+pub async fn run(
+    context: &Result<Context, AnyFailure>,
+    sources: Vec<Candidate>,
+    known: Known<'_>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
     match context {
         Err(error) => checks.push(Check::bad("repository", error)),
         Ok(context) => look_at_repository(context, &mut checks).await,
     }
     for (name, source) in sources {
-        checks.push(look_at_source(&name, source).await);
+        checks.push(look_at_source(&name, source, known).await);
     }
     checks
 }
@@ -136,7 +144,11 @@ async fn ledgers(opened: &Opened) -> Result<String, AnyFailure> {
     ))
 }
 
-async fn look_at_source(name: &SourceName, source: Result<Box<dyn Source>, AnyFailure>) -> Check {
+async fn look_at_source(
+    name: &SourceName,
+    source: Result<Box<dyn Source>, AnyFailure>,
+    known: Known<'_>,
+) -> Check {
     let place = format!("source {name}");
     let tried = async {
         let mut source = source?;
@@ -149,6 +161,10 @@ async fn look_at_source(name: &SourceName, source: Result<Box<dyn Source>, AnyFa
         Ok(structure) => {
             let tables = structure.tables.len();
             let mut detail = format!("{}, tables: {tables}", structure.engine);
+            let crms = known(name, &structure.tables);
+            if !crms.is_empty() {
+                detail.push_str(&format!("; relations of {}", crms.join(", ")));
+            }
             for warning in &structure.warnings {
                 detail.push_str("; ");
                 detail.push_str(warning);

@@ -360,6 +360,17 @@ fn doubled_quotes(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The text of a value, as JSON has it; none for NULL, for bytes that are no text, and for a cell
+/// that was cut out.
+pub fn plain_text(value: &Cell<'_>) -> Option<String> {
+    match value {
+        Cell::Integer(value) => Some(value.to_string()),
+        Cell::Real(value) => Some(real(*value)),
+        Cell::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
+        Cell::Null | Cell::Blob(_) | Cell::Large(_) => None,
+    }
+}
+
 /// A value on one line of at most `width` characters, for tables on a terminal.
 pub fn preview(value: &Cell<'_>, width: usize) -> String {
     let text = match value {

@@ -13,7 +13,7 @@
 
 mod text;
 
-pub use text::{parse, show, text};
+pub use text::{column, parse, show, text};
 
 use crate::failure::{Class, Failure};
 use crate::row::cell::{self, Cell, Cells, RowBatch};

@@ -2,11 +2,12 @@
 //!
 //! Rows are the bytes that the server prints under fixed settings; definitions are what
 //! `SHOW CREATE` says. MariaDB 10.11 is what the suite runs; where MySQL 8 differs, the code says
-//! so at the place, and that is untried. Invariant: nothing but `target` ever writes to a server.
+//! so at the place, and that is untried. Invariant: nothing but `target` and `live`
+//! ever writes to a server.
 
 use crate::failure::{AnyFailure, Class};
 use crate::source::address::{SourceOptions, SourceUrl, TargetOptions};
-use crate::source::{Source, Target};
+use crate::source::{Live, Source, Target};
 
 pub mod error;
 
@@ -34,6 +35,8 @@ pub mod capture;
 
 pub mod target;
 
+pub mod live;
+
 /// The database at `url`, to be read.
 ///
 /// # Errors
@@ -58,6 +61,17 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
             server.clone(),
             options.clone(),
         ))),
+        _ => Err(foreign()),
+    }
+}
+
+/// The database at `url`, in use.
+///
+/// # Errors
+/// Invalid: `url` is not one of MySQL or MariaDB.
+pub fn live(url: &SourceUrl) -> Result<Box<dyn Live>, AnyFailure> {
+    match url {
+        SourceUrl::Mysql(server) => Ok(Box::new(live::MysqlLive::new(server.clone()))),
         _ => Err(foreign()),
     }
 }

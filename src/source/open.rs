@@ -5,8 +5,9 @@
 
 use crate::failure::AnyFailure;
 use crate::source::sqlite::capture::SqliteSource;
+use crate::source::sqlite::live::SqliteLive;
 use crate::source::sqlite::target::SqliteTarget;
-use crate::source::{Source, Target};
+use crate::source::{Live, Source, Target};
 
 pub use super::address::{
     Ownership, ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions,
@@ -33,5 +34,17 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
         SourceUrl::Sqlite(path) => Ok(Box::new(SqliteTarget::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::target(url, options),
         SourceUrl::Mysql(_) => super::mysql::target(url, options),
+    }
+}
+
+/// The database at `url`, to be looked at and written to while it is in use.
+///
+/// # Errors
+/// Invalid: the address or the options cannot be meant.
+pub fn live(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Live>, AnyFailure> {
+    match url {
+        SourceUrl::Sqlite(path) => Ok(Box::new(SqliteLive::new(path, options))),
+        SourceUrl::Postgres(_) => super::postgres::live(url),
+        SourceUrl::Mysql(_) => super::mysql::live(url),
     }
 }

@@ -30,7 +30,10 @@ mod load;
 mod settle;
 mod target;
 
+mod live;
+
 pub use capture::source;
 pub use error::Error;
+pub use live::live;
 pub use quote::{identifier, literal};
 pub use target::target;

@@ -24,6 +24,8 @@ pub mod load;
 
 pub mod target;
 
+pub mod live;
+
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Class, Failure};
@@ -135,6 +137,16 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A row that is to be written into a live database is refused.
+    #[error("a row of table {table} in {} is refused: {what}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// SQLite's own words.
+        what: String,
+    },
     /// A call out of order.
     #[error("{what} was asked of a SQLite database that is not open")]
     NotOpen {
@@ -160,7 +172,7 @@ impl Failure for Error {
             Error::Damaged { .. } | Error::Structure { .. } | Error::Rows { .. } => Class::Corrupt,
             Error::Locked { .. } => Class::Busy,
             Error::Denied { .. } => Class::Denied,
-            Error::Taken { .. } => Class::Conflict,
+            Error::Taken { .. } | Error::Row { .. } => Class::Conflict,
             Error::Full { .. }
             | Error::Io { .. }
             | Error::Changed { .. }

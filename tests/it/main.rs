@@ -54,6 +54,10 @@ mod store_faults;
 mod store_s3;
 mod store_tls;
 mod tiny;
+mod undelete_scene;
+mod undelete_seeds;
+mod undelete_servers;
+mod undelete_sqlite;
 mod whole_line;
 
 /// Installs the one TLS provider of the crate; call it before the first TLS connection of a test.

@@ -118,6 +118,18 @@ fn place(table: &Table, key: &Key, name: &str) -> Result<usize, Error> {
     }
 }
 
+/// The position of the column `name`.
+///
+/// # Errors
+/// [`Error::Unknown`], with the nearest names.
+pub fn column(table: &Table, name: &str) -> Result<usize, Error> {
+    table.column(name).ok_or_else(|| Error::Unknown {
+        table: table.name.to_string(),
+        column: name.to_owned(),
+        nearest: nearest(table, name),
+    })
+}
+
 /// Up to three names of columns that look like `name`, the most alike first.
 fn nearest(table: &Table, name: &str) -> Vec<String> {
     let alike = |column: &Column| {

@@ -194,7 +194,8 @@ pub fn equals(column: &Column, cell: &[u8], operator: &str) -> Option<String> {
     Some(format!("{left} {operator} {right}"))
 }
 
-fn literal(column: &Column, form: &Form, cell: &[u8]) -> Option<String> {
+/// The literal for a value that was read as `cell`; none where it is no value of that column.
+pub fn literal(column: &Column, form: &Form, cell: &[u8]) -> Option<String> {
     let plain = || std::str::from_utf8(cell).ok().map(str::to_owned);
     match (column.kind, form) {
         (ValueKind::Integer | ValueKind::Number, _) | (_, Form::Number) => {

@@ -92,6 +92,34 @@ pub fn open(path: &Path) -> Result<(Connection, Opened), Error> {
     }
 }
 
+/// Opens the database at `path` for writing, with a transaction begun that nobody else can write
+/// beside. Triggers and foreign key actions are off, and nothing is checkpointed.
+///
+/// # Errors
+/// As [`open`]; Denied where the file may not be written.
+pub fn open_to_write(path: &Path) -> Result<(Connection, PathBuf), Error> {
+    let real = fs::canonicalize(path).map_err(|error| Error::from_io(path, "opening", error))?;
+    let about = fs::metadata(&real).map_err(|error| Error::from_io(path, "opening", error))?;
+    if !about.is_file() {
+        return Err(Error::NotAFile { path: real });
+    }
+    if access(&real, Access::WRITE_OK).is_err() {
+        return Err(Error::Denied {
+            path: real,
+            what: "it may not be written".into(),
+        });
+    }
+    let begin = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&real, flags)?;
+        harden(&connection)?;
+        connection.execute_batch("PRAGMA foreign_keys=OFF; BEGIN IMMEDIATE")?;
+        Ok(connection)
+    };
+    let connection = begin().map_err(|error| Error::from_sqlite(&real, "opening it", error))?;
+    Ok((connection, real))
+}
+
 /// `path` with `suffix` at its end, as SQLite names the files beside a database.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);

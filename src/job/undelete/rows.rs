@@ -1,0 +1,244 @@
+//! Rows of a snapshot for a plan: scanned, chosen, and made whole again.
+//!
+//! What a plan found once is kept, so that planning again inside the writing transaction does not
+//! wait for the storage. Invariant: rows are given out only after their chunk was compared with its
+//! name, and a large cell only with its digest.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::crypto::key;
+use crate::failure::{AnyFailure, Class};
+use crate::format::manifest::{Manifest, ManifestTable};
+use crate::format::run::LargeCell;
+use crate::id::Digest;
+use crate::repo::reader::Reader;
+use crate::repo::select;
+use crate::repo::table::StackReader;
+use crate::repo::value::plain_text;
+use crate::row::cell::{self, Cell, Cells, Large, LargeClass};
+use crate::row::closure::relation::{Relation, of_content_type};
+use crate::row::schema::Table;
+
+/// Where Django numbers its models.
+const CONTENT_TYPES: &str = "django_content_type";
+
+/// What to do with a scanned row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// It is wanted.
+    Keep,
+    /// It is not.
+    Pass,
+    /// It is wanted, and nothing after it.
+    Last,
+}
+
+/// A row that was asked for.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Its table, by position in the snapshot.
+    pub table: usize,
+    /// The row.
+    pub row: Vec<u8>,
+    /// Whether it was named by its key.
+    pub by_key: bool,
+}
+
+/// Which end of a relation was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// Rows that are referred to.
+    Parent,
+    /// Rows that refer.
+    Child,
+}
+
+/// (end, edge, reference) by which rows were looked for.
+pub type Sought = (Side, usize, Vec<u8>);
+
+/// Rows of one snapshot.
+pub struct SnapshotRows {
+    reader: Arc<Reader>,
+    manifest: Arc<Manifest>,
+    cells: HashMap<Digest, LargeCell>,
+    /// Relations that the rows themselves tell, once they were read.
+    pub told: Option<Vec<Relation>>,
+    /// What was chosen, once it was.
+    pub chosen: Option<Vec<Chosen>>,
+    /// What was found, by what it was sought by.
+    pub found: HashMap<Sought, Vec<Vec<u8>>>,
+}
+
+impl SnapshotRows {
+    /// The rows that `manifest` names.
+    pub fn new(reader: Arc<Reader>, manifest: Arc<Manifest>) -> SnapshotRows {
+        SnapshotRows {
+            reader,
+            manifest,
+            cells: HashMap::new(),
+            told: None,
+            chosen: None,
+            found: HashMap::new(),
+        }
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &[ManifestTable] {
+        &self.manifest.tables
+    }
+
+    /// The position of the table that `text` names.
+    ///
+    /// # Errors
+    /// Missing or Invalid, with the nearest names.
+    pub fn table(&self, text: &str) -> Result<usize, AnyFailure> {
+        let found = select::table(&self.manifest, text)?;
+        let same = |table: &ManifestTable| table.table.name == found.table.name;
+        Ok(self
+            .manifest
+            .tables
+            .iter()
+            .position(same)
+            .unwrap_or_default())
+    }
+
+    /// Begins to read a table from its start.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub async fn open(&self, table: usize) -> Result<StackReader, AnyFailure> {
+        let table = &self.manifest.tables[table];
+        Ok(StackReader::open(self.reader.clone(), table).await?)
+    }
+
+    /// Shows every row of a table to `take`.
+    ///
+    /// # Errors
+    /// The reader's, and those of `take`.
+    pub async fn scan(
+        &mut self,
+        table: usize,
+        take: &mut (dyn FnMut(&[u8]) -> Result<Take, AnyFailure> + Send),
+    ) -> Result<(), AnyFailure> {
+        let mut stack = self.open(table).await?;
+        while let Some(rows) = stack.next().await? {
+            for row in rows.rows.iter() {
+                let taken = take(row)?;
+                if taken == Take::Pass {
+                    continue;
+                }
+                self.keep_cells(row, &rows.cells);
+                if taken == Take::Last {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The relations that Django's table of content types tells; read once.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub async fn content_types(&mut self) -> Result<Vec<Relation>, AnyFailure> {
+        if let Some(told) = &self.told {
+            return Ok(told.clone());
+        }
+        let tables: Vec<Table> = self.tables().iter().map(|one| one.table.clone()).collect();
+        let mut told = Vec::new();
+        for (at, table) in tables.iter().enumerate() {
+            let names = ["id", "app_label", "model"].map(|name| table.column(name));
+            let [Some(id), Some(app), Some(model)] = names else {
+                continue;
+            };
+            if table.name.name != CONTENT_TYPES || !table.with_rows {
+                continue;
+            }
+            let mut take = |row: &[u8]| {
+                let cells = cell::cells(row, table.columns.len())?;
+                let text = |at: usize| plain_text(&cells[at]).unwrap_or_default();
+                let found = of_content_type(&tables, &text(id), &text(app), &text(model));
+                told.extend(found);
+                Ok(Take::Pass)
+            };
+            self.scan(at, &mut take).await?;
+        }
+        self.told = Some(told.clone());
+        Ok(told)
+    }
+
+    /// Remembers where the large cells of a row lie.
+    pub fn keep_cells(&mut self, row: &[u8], cells: &HashMap<Digest, LargeCell>) {
+        for cell in Cells::new(row) {
+            if let Ok(Cell::Large(large)) = cell
+                && let Some(found) = cells.get(&large.digest)
+            {
+                self.cells.insert(large.digest, found.clone());
+            }
+        }
+    }
+
+    /// The cells of `values` with every large one in full.
+    ///
+    /// # Errors
+    /// Corrupt: a large cell is not what its row says.
+    pub async fn whole(&self, values: &[u8]) -> Result<Vec<u8>, AnyFailure> {
+        let mut out = Vec::with_capacity(values.len());
+        for cell in Cells::new(values) {
+            match cell? {
+                Cell::Large(large) => {
+                    let bytes = self.large(&large).await?;
+                    match large.class {
+                        LargeClass::Text => Cell::Text(&bytes).push(&mut out),
+                        LargeClass::Blob => Cell::Blob(&bytes).push(&mut out),
+                    }
+                }
+                cell => cell.push(&mut out),
+            }
+        }
+        Ok(out)
+    }
+
+    async fn large(&self, large: &Large) -> Result<Vec<u8>, AnyFailure> {
+        let damaged = || {
+            AnyFailure::new(
+                Class::Corrupt,
+                format!(
+                    "a large cell of {} bytes is not in the snapshot",
+                    large.length
+                ),
+                Some("run 'rowvault verify' to see which snapshots are hurt".into()),
+            )
+        };
+        let cell = self.cells.get(&large.digest).ok_or_else(damaged)?;
+        let mut hasher = self.reader.vault().access.shared.cell_hasher();
+        let mut bytes = Vec::new();
+        for chunk in &cell.chunks {
+            let piece = self.reader.chunk(chunk).await?;
+            hasher.update(&piece);
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > large.length {
+                return Err(damaged());
+            }
+        }
+        let same = bytes.len() as u64 == large.length && key::digest(&hasher) == large.digest;
+        same.then_some(bytes).ok_or_else(damaged)
+    }
+
+    /// Whether a cell of the snapshot and one of a live database are the same.
+    pub fn same(&self, kept: &Cell<'_>, live: &Cell<'_>) -> bool {
+        let (large, bytes) = match (kept, live) {
+            (Cell::Large(large), Cell::Text(bytes)) if large.class == LargeClass::Text => {
+                (large, bytes)
+            }
+            (Cell::Large(large), Cell::Blob(bytes)) if large.class == LargeClass::Blob => {
+                (large, bytes)
+            }
+            _ => return kept == live,
+        };
+        let mut hasher = self.reader.vault().access.shared.cell_hasher();
+        hasher.update(bytes);
+        large.length == bytes.len() as u64 && key::digest(&hasher) == large.digest
+    }
+}

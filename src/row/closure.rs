@@ -1,0 +1,514 @@
+//! The closure of rows that are to come back: what was lost with them, and what they stand on.
+//!
+//! It knows relations and asks questions, which a job answers from a snapshot and a live database.
+//! From a row that comes back it goes down to its dependents, and from every row that comes back up
+//! to its parents; a parent that comes only because it is needed is not followed down. Invariant: a
+//! row is a member once, and with the first reason that brought it in.
+
+pub mod relation;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::failure::{Class, Failure};
+use crate::row::cell::{self, Cell};
+use crate::row::closure::relation::{Origin, Relation, push_reference};
+use crate::row::key::{self, KeyEncoder};
+use crate::row::schema::{Engine, Table, TableName};
+
+/// How many rows a closure may have.
+pub const MEMBERS_MAX: usize = 1_000_000;
+
+/// Why a closure could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A row of a table without a key was asked for.
+    #[error("table {table} has no key, so that its rows cannot be told apart")]
+    Keyless {
+        /// The table.
+        table: TableName,
+    },
+    /// A row is none, or has no key.
+    #[error("a row of table {table} has no key")]
+    Row {
+        /// The table.
+        table: TableName,
+        /// Why.
+        #[source]
+        source: key::Error,
+    },
+    /// A row is none.
+    #[error("a row of table {table} is damaged")]
+    Cells {
+        /// The table.
+        table: TableName,
+        /// Why.
+        #[source]
+        source: cell::Error,
+    },
+    /// More rows than a plan can hold.
+    #[error("more than {MEMBERS_MAX} rows would come back")]
+    TooMany,
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::Keyless { .. } | Error::TooMany => Class::Invalid,
+            Error::Row { .. } | Error::Cells { .. } => Class::Corrupt,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Keyless { .. } => Some("restore the table beside: restore --table".into()),
+            Error::TooMany => Some("ask for fewer rows, or restore the table".into()),
+            _ => None,
+        }
+    }
+}
+
+/// What brought a row in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was asked for.
+    Asked,
+    /// It refers, by this edge, to a member that comes back.
+    LostWith {
+        /// The edge.
+        edge: usize,
+        /// The member that it refers to.
+        parent: usize,
+    },
+    /// A member that comes back refers to it by this edge.
+    ParentOf {
+        /// The edge.
+        edge: usize,
+        /// The member that refers to it.
+        child: usize,
+    },
+}
+
+/// How a row of the snapshot stands in the live database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not there.
+    Absent,
+    /// It is there as it was.
+    Equal,
+    /// It is there, with other values.
+    Different,
+    /// It is there, and marked as deleted, which it was not.
+    SoftDeleted,
+    /// Its place is taken in a way that forbids to write it; it does not come back.
+    Barred,
+}
+
+impl Standing {
+    fn comes_back(self) -> bool {
+        matches!(self, Standing::Absent | Standing::SoftDeleted)
+    }
+}
+
+/// A row in the closure.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its table, by position.
+    pub table: usize,
+    /// Its canonical key.
+    pub key: Vec<u8>,
+    /// The row, as the snapshot has it.
+    pub row: Vec<u8>,
+    /// What brought it in.
+    pub why: Why,
+    /// How it stands; none until that was answered.
+    pub standing: Option<Standing>,
+    followed_down: bool,
+}
+
+impl Member {
+    /// Whether it is to be written.
+    pub fn comes_back(&self) -> bool {
+        self.standing.is_some_and(Standing::comes_back)
+    }
+}
+
+/// What the closure needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// How a member stands in the live database.
+    Standing(usize),
+    /// Whether the row that `child` refers to by `edge` lives, or stands in the snapshot.
+    Parent {
+        /// The edge.
+        edge: usize,
+        /// The member that refers.
+        child: usize,
+    },
+    /// Which rows of the snapshot refer to `parent` by `edge`.
+    Dependents {
+        /// The edge.
+        edge: usize,
+        /// The member that is referred to.
+        parent: usize,
+    },
+}
+
+/// A relation between two known tables, by position.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// The relation.
+    pub relation: Relation,
+    /// The referring table.
+    pub child: usize,
+    /// Its columns.
+    pub columns: Vec<usize>,
+    /// The table that is referred to.
+    pub parent: usize,
+    /// Its columns.
+    pub parent_columns: Vec<usize>,
+    /// The column of the relation's condition.
+    pub condition: Option<usize>,
+}
+
+/// Whether dependents are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependents {
+    /// Rows that were lost with a row come back with it.
+    Follow,
+    /// Only the rows asked for, and what they stand on.
+    Leave,
+}
+
+/// Rows that belong together.
+pub struct Closure {
+    engine: Engine,
+    tables: Vec<Table>,
+    encoders: Vec<Option<KeyEncoder>>,
+    edges: Vec<Edge>,
+    dependents: Dependents,
+    members: Vec<Member>,
+    known: HashMap<(usize, Vec<u8>), usize>,
+    waiting: Vec<Question>,
+    parents_asked: HashSet<(usize, Vec<u8>)>,
+    uncovered: BTreeSet<(usize, usize)>,
+}
+
+fn edge(
+    tables: &[Table],
+    places: &HashMap<&TableName, usize>,
+    relation: &Relation,
+) -> Option<Edge> {
+    let child = *places.get(&relation.child)?;
+    let parent = *places.get(&relation.parent)?;
+    let positions = |table: usize, names: &[String]| {
+        let table = &tables[table];
+        let found: Option<Vec<usize>> = names.iter().map(|name| table.column(name)).collect();
+        found.filter(|found| !found.is_empty())
+    };
+    let condition = match &relation.when {
+        Some(when) => Some(tables[child].column(&when.column)?),
+        None => None,
+    };
+    let columns = positions(child, &relation.columns)?;
+    let parent_columns = positions(parent, &relation.parent_columns)?;
+    (columns.len() == parent_columns.len()).then(|| Edge {
+        relation: relation.clone(),
+        child,
+        columns,
+        parent,
+        parent_columns,
+        condition,
+    })
+}
+
+/// What applications write where a reference names nothing.
+fn is_nothing(cell: &Cell<'_>) -> bool {
+    matches!(cell, Cell::Integer(0) | Cell::Text(b"" | b"0"))
+}
+
+impl Closure {
+    /// An empty closure over `tables`. Relations of tables or columns that are not there are left
+    /// out.
+    pub fn new(
+        engine: Engine,
+        tables: Vec<Table>,
+        relations: &[Relation],
+        dependents: Dependents,
+    ) -> Closure {
+        let places: HashMap<&TableName, usize> = tables
+            .iter()
+            .enumerate()
+            .map(|(at, table)| (&table.name, at))
+            .collect();
+        let edges = relations
+            .iter()
+            .filter_map(|one| edge(&tables, &places, one));
+        let edges: Vec<Edge> = edges.collect();
+        Closure {
+            engine,
+            encoders: tables.iter().map(KeyEncoder::new).collect(),
+            edges,
+            tables,
+            dependents,
+            members: Vec::new(),
+            known: HashMap::new(),
+            waiting: Vec::new(),
+            parents_asked: HashSet::new(),
+            uncovered: BTreeSet::new(),
+        }
+    }
+
+    /// The tables, in the order that positions mean.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// The relations that are followed.
+    pub fn edges(&self) -> &[Edge] {
+        &self.edges
+    }
+
+    /// All rows so far.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The member with this key.
+    pub fn member(&self, table: usize, key: &[u8]) -> Option<usize> {
+        self.known.get(&(table, key.to_vec())).copied()
+    }
+
+    /// (referring table without a key, table that it refers to): rows that cannot be brought back.
+    pub fn uncovered(&self) -> &BTreeSet<(usize, usize)> {
+        &self.uncovered
+    }
+
+    /// Adds a row that was asked for.
+    ///
+    /// # Errors
+    /// Invalid: its table has no key, or there are too many rows.
+    pub fn ask_for(&mut self, table: usize, row: &[u8]) -> Result<(), Error> {
+        self.add(table, row, Why::Asked)?;
+        Ok(())
+    }
+
+    /// What must be answered before the closure goes on; nothing when it is complete.
+    pub fn questions(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// The reference by which `row` names its parent through `edge`, in the form that
+    /// [`Closure::referred`] gives; none where it names none.
+    ///
+    /// # Errors
+    /// Corrupt: bytes that are no row.
+    pub fn reference(&self, edge: usize, row: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let edge = &self.edges[edge];
+        let cells = self.cells(edge.child, row)?;
+        if let (Some(at), Some(when)) = (edge.condition, &edge.relation.when)
+            && !when.holds(&cells[at])
+        {
+            return Ok(None);
+        }
+        let convention = matches!(edge.relation.origin, Origin::Convention(_));
+        if convention && edge.columns.iter().any(|&at| is_nothing(&cells[at])) {
+            return Ok(None);
+        }
+        Ok(self.form(edge.child, &edge.columns, &cells))
+    }
+
+    /// The reference that names `row` as a parent through `edge`.
+    ///
+    /// # Errors
+    /// Corrupt: bytes that are no row.
+    pub fn referred(&self, edge: usize, row: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let edge = &self.edges[edge];
+        let cells = self.cells(edge.parent, row)?;
+        Ok(self.form(edge.parent, &edge.parent_columns, &cells))
+    }
+
+    fn form(&self, table: usize, columns: &[usize], cells: &[Cell<'_>]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let table = &self.tables[table];
+        columns
+            .iter()
+            .all(|&at| push_reference(self.engine, &table.columns[at], &cells[at], &mut out))
+            .then_some(out)
+    }
+
+    fn cells<'r>(&self, table: usize, row: &'r [u8]) -> Result<Vec<Cell<'r>>, Error> {
+        let table = &self.tables[table];
+        cell::cells(row, table.columns.len()).map_err(|source| Error::Cells {
+            table: table.name.clone(),
+            source,
+        })
+    }
+
+    fn add(&mut self, table: usize, row: &[u8], why: Why) -> Result<usize, Error> {
+        let name = || self.tables[table].name.clone();
+        let encoder = self.encoders[table].as_ref();
+        let encoder = encoder.ok_or_else(|| Error::Keyless { table: name() })?;
+        let mut key = Vec::new();
+        let encoded = encoder.encode(row, &mut key);
+        encoded.map_err(|source| Error::Row {
+            table: name(),
+            source,
+        })?;
+        if let Some(&member) = self.known.get(&(table, key.clone())) {
+            let needed_only = matches!(self.members[member].why, Why::ParentOf { .. });
+            if needed_only && !matches!(why, Why::ParentOf { .. }) {
+                // It is lost in its own right after all.
+                self.members[member].why = why;
+                self.follow_down(member);
+            }
+            return Ok(member);
+        }
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(Error::TooMany);
+        }
+        let member = self.members.len();
+        self.members.push(Member {
+            table,
+            key: key.clone(),
+            row: row.to_vec(),
+            why,
+            standing: None,
+            followed_down: false,
+        });
+        self.known.insert((table, key), member);
+        self.waiting.push(Question::Standing(member));
+        Ok(member)
+    }
+
+    /// Answers [`Question::Standing`].
+    ///
+    /// # Errors
+    /// Corrupt: a member that is no row.
+    pub fn stands(&mut self, member: usize, standing: Standing) -> Result<(), Error> {
+        self.members[member].standing = Some(standing);
+        self.follow_up(member, standing)?;
+        self.follow_down(member);
+        Ok(())
+    }
+
+    /// What a row stands on must come too; of a row that lives, only what is one record with it.
+    fn follow_up(&mut self, member: usize, standing: Standing) -> Result<(), Error> {
+        let table = self.members[member].table;
+        let asked = self.members[member].why == Why::Asked;
+        for edge in 0..self.edges.len() {
+            let (child, extends) = (self.edges[edge].child, self.edges[edge].relation.extends);
+            if child != table || !(standing.comes_back() || extends && asked) {
+                continue;
+            }
+            if let Some(reference) = self.reference(edge, &self.members[member].row)?
+                && self.parents_asked.insert((edge, reference))
+            {
+                let child = member;
+                self.waiting.push(Question::Parent { edge, child });
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_down(&mut self, member: usize) {
+        let Member {
+            table,
+            why,
+            followed_down,
+            ..
+        } = self.members[member];
+        let one_record = match why {
+            Why::ParentOf { edge, .. } => self.edges[edge].relation.extends,
+            _ => true,
+        };
+        let follows = self.dependents == Dependents::Follow && one_record && !followed_down;
+        if !follows || !self.members[member].comes_back() {
+            return;
+        }
+        self.members[member].followed_down = true;
+        for edge in 0..self.edges.len() {
+            let (child, parent) = (self.edges[edge].child, self.edges[edge].parent);
+            if parent != table {
+                continue;
+            }
+            if self.encoders[child].is_none() || !self.tables[child].with_rows {
+                self.uncovered.insert((child, parent));
+                continue;
+            }
+            let parent = member;
+            self.waiting.push(Question::Dependents { edge, parent });
+        }
+    }
+
+    /// Answers [`Question::Parent`] with a row of the snapshot that does not live.
+    ///
+    /// # Errors
+    /// Invalid or Corrupt: the row cannot be a member.
+    pub fn parent_is(&mut self, edge: usize, child: usize, row: &[u8]) -> Result<usize, Error> {
+        self.add(self.edges[edge].parent, row, Why::ParentOf { edge, child })
+    }
+
+    /// Answers [`Question::Dependents`] with one of the rows.
+    ///
+    /// # Errors
+    /// Invalid or Corrupt: the row cannot be a member.
+    pub fn dependent_is(&mut self, edge: usize, parent: usize, row: &[u8]) -> Result<(), Error> {
+        let table = self.edges[edge].child;
+        self.add(table, row, Why::LostWith { edge, parent })?;
+        Ok(())
+    }
+
+    /// The members that come back, parents before their children wherever there is no circle.
+    ///
+    /// # Errors
+    /// Corrupt: a member that is no row.
+    pub fn in_order(&self) -> Result<Vec<usize>, Error> {
+        let coming: Vec<usize> = (0..self.members.len())
+            .filter(|&member| self.members[member].comes_back())
+            .collect();
+        let mut named: HashMap<(usize, Vec<u8>), usize> = HashMap::new();
+        for &member in &coming {
+            for edge in self.edges_to(self.members[member].table) {
+                if let Some(reference) = self.referred(edge, &self.members[member].row)? {
+                    named.insert((edge, reference), member);
+                }
+            }
+        }
+        let mut order = Vec::with_capacity(coming.len());
+        let mut met = vec![false; self.members.len()];
+        for &start in &coming {
+            // Depth first, by hand: chains of managers may be long.
+            let mut path = vec![(start, false)];
+            while let Some((member, done)) = path.pop() {
+                if done {
+                    order.push(member);
+                    continue;
+                }
+                if std::mem::replace(&mut met[member], true) {
+                    continue;
+                }
+                path.push((member, true));
+                for edge in self.edges_from(self.members[member].table) {
+                    let reference = self.reference(edge, &self.members[member].row)?;
+                    let parent = reference.and_then(|found| named.get(&(edge, found)).copied());
+                    path.extend(
+                        parent
+                            .filter(|&parent| !met[parent])
+                            .map(|one| (one, false)),
+                    );
+                }
+            }
+        }
+        Ok(order)
+    }
+
+    /// The edges by which rows of `table` are referred to.
+    pub fn edges_to(&self, table: usize) -> impl Iterator<Item = usize> + '_ {
+        (0..self.edges.len()).filter(move |&edge| self.edges[edge].parent == table)
+    }
+
+    /// The edges by which rows of `table` refer to others.
+    pub fn edges_from(&self, table: usize) -> impl Iterator<Item = usize> + '_ {
+        (0..self.edges.len()).filter(move |&edge| self.edges[edge].child == table)
+    }
+}
