@@ -11,6 +11,7 @@ pub mod look;
 pub mod output;
 pub mod protect;
 pub mod recover;
+pub mod relations;
 pub mod render;
 pub mod retain;
 pub mod screen;

@@ -5,6 +5,7 @@
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::relations;
 use crate::cli::render::{self, Side};
 use crate::cli::session::Session;
 use crate::failure::{AnyFailure, Class};
@@ -13,7 +14,6 @@ use crate::id::SourceName;
 use crate::job::verify::Data;
 use crate::job::{stats, verify};
 use crate::repo::catalog::Snapshot;
-use crate::row::closure::relation;
 
 /// Arguments of `snapshots`.
 #[derive(Args, Clone, Debug)]
@@ -122,86 +122,6 @@ pub struct Show {
 }
 
 #[derive(Serialize)]
-struct RelationsDocument {
-    lists: Vec<String>,
-    relations: Vec<RelationDocument>,
-    soft_deletion: Vec<SoftDocument>,
-    content_types: bool,
-}
-
-#[derive(Serialize)]
-struct RelationDocument {
-    child: String,
-    columns: Vec<String>,
-    parent: String,
-    parent_columns: Vec<String>,
-    origin: String,
-    when: Option<String>,
-}
-
-#[derive(Serialize)]
-struct SoftDocument {
-    table: String,
-    column: String,
-}
-
-/// Prints the relations that `undelete` and `export` follow.
-fn show_relations(
-    session: &Session,
-    snapshot: &Snapshot,
-    manifest: &Manifest,
-) -> Result<(), AnyFailure> {
-    let tables: Vec<_> = manifest
-        .tables
-        .iter()
-        .map(|one| one.table.clone())
-        .collect();
-    let known = session.relations(&snapshot.source, &tables);
-    let mut all = relation::declared(&tables);
-    all.extend(known.conventions.iter().cloned());
-    if session.output.is_json() {
-        let relation = |one: &relation::Relation| RelationDocument {
-            child: one.child.to_string(),
-            columns: one.columns.clone(),
-            parent: one.parent.to_string(),
-            parent_columns: one.parent_columns.clone(),
-            origin: one.origin.to_string(),
-            when: one
-                .when
-                .as_ref()
-                .map(|when| format!("{} = {}", when.column, when.value)),
-        };
-        let soft = known.soft.iter().map(|one| SoftDocument {
-            table: one.table.to_string(),
-            column: one.column.clone(),
-        });
-        return session.output.document(&RelationsDocument {
-            lists: known.lists.clone(),
-            relations: all.iter().map(relation).collect(),
-            soft_deletion: soft.collect(),
-            content_types: known.content_types,
-        });
-    }
-    let mut text = match known.lists.is_empty() {
-        true => "no known CRM; only what the database declares\n".to_owned(),
-        false => format!("conventions of {}\n", known.lists.join(", ")),
-    };
-    for one in &all {
-        text.push_str(&render::plain(&format!("  {one}  ({})", one.origin)));
-        text.push('\n');
-    }
-    for one in &known.soft {
-        let line = format!("  {}.{} marks deletion", one.table, one.column);
-        text.push_str(&render::plain(&line));
-        text.push('\n');
-    }
-    if known.content_types {
-        text.push_str("  and what django_content_type says of each row\n");
-    }
-    session.output.text(&text)
-}
-
-#[derive(Serialize)]
 struct ShowDocument<'a> {
     id: String,
     source: String,
@@ -253,7 +173,7 @@ pub async fn show(session: &Session, arguments: &Show) -> Result<u8, AnyFailure>
     let snapshot = session.snapshot(&catalog, &arguments.snapshot)?;
     let manifest = opened.manifest(snapshot).await?;
     if arguments.relations {
-        show_relations(session, snapshot, &manifest)?;
+        relations::show(session, snapshot, &manifest)?;
         return Ok(0);
     }
     if !session.output.is_json() {

@@ -458,7 +458,8 @@ impl Closure {
         Ok(())
     }
 
-    /// The members that come back, parents before their children wherever there is no circle.
+    /// The members that come back, parents before the children that cannot be without them: a
+    /// reference that may be NULL can wait for its parent, which is how circles are broken.
     ///
     /// # Errors
     /// Corrupt: a member that is no row.
@@ -489,6 +490,9 @@ impl Closure {
                 }
                 path.push((member, true));
                 for edge in self.edges_from(self.members[member].table) {
+                    if self.may_wait(edge) {
+                        continue;
+                    }
                     let reference = self.reference(edge, &self.members[member].row)?;
                     let parent = reference.and_then(|found| named.get(&(edge, found)).copied());
                     path.extend(
@@ -500,6 +504,12 @@ impl Closure {
             }
         }
         Ok(order)
+    }
+
+    fn may_wait(&self, edge: usize) -> bool {
+        let edge = &self.edges[edge];
+        let columns = &self.tables[edge.child].columns;
+        edge.columns.iter().any(|&at| columns[at].nullable)
     }
 
     /// The edges by which rows of `table` are referred to.

@@ -15,7 +15,9 @@ use rowvault::random::SeededRandom;
 use rowvault::repo::catalog::Snapshot;
 use rowvault::row::closure::Dependents;
 use rowvault::row::closure::relation::{Condition, Origin, Relation, Relations, Spelling};
-use rowvault::row::schema::{OnDelete, TableName};
+use rowvault::row::schema::{
+    Column, Key, KeyOrder, KeyOrigin, OnDelete, Table, TableName, ValueKind,
+};
 use rowvault::source::address::{SourceOptions, SourceUrl};
 use rowvault::source::open;
 use rusqlite::Connection;
@@ -23,6 +25,7 @@ use rusqlite::types::ValueRef;
 use tempfile::TempDir;
 
 use crate::house::House;
+use crate::sqlite_copy::rows_of;
 use crate::{mysql_server, postgres_server};
 
 /// A repository with a place for files.
@@ -84,6 +87,27 @@ impl Place {
             Place::Postgres(server, database) => dump_postgres(server, database),
             Place::Mysql(server, database) => server.rows(database),
         }
+    }
+
+    /// The rows of a question to the file, values apart by bars.
+    pub fn rows(&self, sql: &str) -> Vec<String> {
+        let Place::Sqlite(path) = self else {
+            panic!("only files are asked like this")
+        };
+        let rows = rows_of(&Connection::open(path).unwrap(), sql);
+        let plain = |value: &String| {
+            value
+                .trim_start_matches("Integer(")
+                .trim_end_matches(')')
+                .to_owned()
+        };
+        let line = |row: Vec<String>| row.iter().map(plain).collect::<Vec<_>>().join("|");
+        rows.into_iter().map(line).collect()
+    }
+
+    /// How many references of the file lead nowhere.
+    pub fn orphans(&self) -> usize {
+        self.rows("PRAGMA foreign_key_check").len()
     }
 
     /// The identifier of a table as snapshots spell it.
@@ -176,10 +200,10 @@ pub fn make(place: &Place) {
          CREATE TABLE account_tags(account INTEGER, tag INTEGER, PRIMARY KEY (account, tag),
            FOREIGN KEY (account) REFERENCES accounts(id) ON DELETE CASCADE,
            FOREIGN KEY (tag) REFERENCES tags(id) ON DELETE CASCADE){engine};
-         CREATE TABLE lines(deal VARCHAR(20), no INTEGER, what VARCHAR(40), PRIMARY KEY (deal, no),
+         CREATE TABLE deal_lines(deal VARCHAR(20), no INTEGER, what VARCHAR(40), PRIMARY KEY (deal, no),
            FOREIGN KEY (deal) REFERENCES deals(code) ON DELETE CASCADE){engine};
          CREATE TABLE line_notes(id INTEGER PRIMARY KEY, deal VARCHAR(20), no INTEGER, body VARCHAR(60),
-           FOREIGN KEY (deal, no) REFERENCES lines(deal, no) ON DELETE CASCADE){engine};
+           FOREIGN KEY (deal, no) REFERENCES deal_lines(deal, no) ON DELETE CASCADE){engine};
          CREATE TABLE notes(id INTEGER PRIMARY KEY, parent_type VARCHAR(30), parent_id INTEGER,
            body VARCHAR(80)){engine};
          CREATE TABLE calls(id INTEGER PRIMARY KEY, contact INTEGER, subject VARCHAR(60),
@@ -217,7 +241,7 @@ fn fill(random: &SeededRandom) -> String {
         add(format!(
             "INSERT INTO accounts VALUES ({id}, 'Łąka & Söhne ''{id}''', {owner}, NULL, {logo})"
         ));
-        for tag in 1..=random.below(4) {
+        for tag in 1..=1 + random.below(4) {
             add(format!("INSERT INTO account_tags VALUES ({id}, {tag})"));
         }
         let people = 1 + random.below(4);
@@ -243,7 +267,7 @@ fn fill(random: &SeededRandom) -> String {
             "UPDATE accounts SET main_contact = {} WHERE id = {id}",
             id * 100
         ));
-        for nth in 0..random.below(4) {
+        for nth in 0..1 + random.below(3) {
             let code = format!("D-{id}-{nth}");
             let contact = match random.below(3) {
                 0 => "NULL".to_owned(),
@@ -253,9 +277,9 @@ fn fill(random: &SeededRandom) -> String {
                 "INSERT INTO deals VALUES ('{code}', {id}, {contact}, {}.50)",
                 random.below(9000)
             ));
-            for no in 1..=random.below(3) {
+            for no in 1..=1 + random.below(2) {
                 add(format!(
-                    "INSERT INTO lines VALUES ('{code}', {no}, 'thing {no}')"
+                    "INSERT INTO deal_lines VALUES ('{code}', {no}, 'thing {no}')"
                 ));
                 line_note += 1;
                 add(format!(
@@ -388,6 +412,36 @@ pub async fn undelete(
 ) -> Result<Outcome, AnyFailure> {
     let mut live = open::live(&place.url(), &SourceOptions::default()).unwrap();
     run(&house.opened, snapshot, live.as_mut(), request, mode).await
+}
+
+/// A table of text columns with these quoted names, keyed by the first.
+pub fn plain_table(name: &str, columns: &[String]) -> Table {
+    let column = |name: &String| Column {
+        name: name.trim_matches('"').into(),
+        type_name: "text".into(),
+        kind: ValueKind::Text,
+        nullable: false,
+        default: None,
+        collation: None,
+        hidden: false,
+        facts: BTreeMap::new(),
+    };
+    Table {
+        name: TableName {
+            schema: None,
+            name: name.into(),
+        },
+        columns: columns.iter().map(column).collect(),
+        generated: Vec::new(),
+        key: Some(Key {
+            origin: KeyOrigin::Primary,
+            columns: vec![(0, KeyOrder::Bytes)],
+        }),
+        foreign_keys: Vec::new(),
+        unique: Vec::new(),
+        with_rows: true,
+        facts: BTreeMap::new(),
+    }
 }
 
 /// What differs between two dumps, in lines.
