@@ -304,7 +304,7 @@ impl Story<'_> {
             return Err(AnyFailure::new(Class::Bug, what, None));
         }
         let detail = format!(
-            "{} in {}, in one transaction;\n   compared row by row \
+            "{} in {};\n   compared row by row \
              with a copy without the accident: no difference.",
             by_table(&done.plan),
             seconds(took)

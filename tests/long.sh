@@ -11,6 +11,7 @@ hostile  | every byte flipped, every length cut, every object deleted or swapped
 kill     | the real binary killed at many moments; the next run needs no person
 shadow   | 2,000 histories of 30 snapshots, each restored equal to its day
 simulation | whole life cycles under faults, many seeds
+undelete | 1,000 accidents on generated schemas, undone, compared row by row
 sqlite   | 3,000 random files, and a cell of 256 MiB in little memory
 bank     | MariaDB: 50 backups under 8 writers, each at one instant
 connection | PostgreSQL: 200 dropped connections, nothing stitched
