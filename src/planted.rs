@@ -24,6 +24,17 @@ pub const NAMES: &[&str] = &[
     "older run wins",
     "covered deltas count",
     "shadow swapped before the commit",
+    "put error ignored",
+    "retry on 403 for ever",
+    "last chunk dropped",
+    "two chunks swapped",
+    "associated data without chunk id",
+    "associated data without kind",
+    "constant nonce",
+    "nonce from chunk id",
+    "unbounded decompression",
+    "restore publishes before it verifies",
+    "fixed UTC offset for a zone",
 ];
 
 /// Whether the bug `name` was chosen.

@@ -13,6 +13,7 @@ use chrono_tz::Tz;
 
 use crate::clock::Timestamp;
 use crate::id::SnapshotId;
+use crate::planted;
 
 /// What is to be kept; zero and empty keep nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,10 @@ impl Rule {
     fn period(self, at: Timestamp, zone: Tz) -> (i64, i64) {
         let Some(utc) = at.utc() else {
             return (at.0, 0);
+        };
+        let zone = match planted::is("fixed UTC offset for a zone") {
+            true => Tz::Etc__GMTMinus1,
+            false => zone,
         };
         let local: DateTime<Tz> = utc.with_timezone(&zone);
         let year = i64::from(local.year());
@@ -298,6 +303,19 @@ mod tests {
             "2026-11-20 00:30",
         ]);
         assert_eq!(kept(&snapshots, &policy), [2, 3]);
+    }
+
+    #[test]
+    fn days_of_a_source_move_with_its_summer_time() {
+        let policy = Policy {
+            daily: 2,
+            ..Policy::default()
+        };
+        // 00:30 in summer is still the day before by the clock of winter.
+        let snapshots = series(&["2026-07-01 12:00", "2026-07-02 00:30", "2026-07-02 23:50"]);
+        assert_eq!(kept(&snapshots, &policy), [0, 2]);
+        let snapshots = series(&["2026-07-01 23:30", "2026-07-02 00:30", "2026-07-03 00:30"]);
+        assert_eq!(kept(&snapshots, &policy), [1, 2]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::failure::{Class, Failure};
 use crate::format::object::{self, BODY_BYTES_MAX, HEADER_BYTES, Header, Kind};
 use crate::format::pack::{ChunkKind, Codec, Entry, RAW_BYTES_MAX, SEAL_BYTES};
 use crate::id::{ChunkId, RepositoryId, SignerId};
+use crate::planted;
 use crate::random::{Random, draw};
 
 /// The zstd level of chunks and objects.
@@ -197,8 +198,12 @@ impl Realm {
         out[0] = object::VERSION;
         out[1..17].copy_from_slice(&self.repository.0);
         out[17..19].copy_from_slice(&self.epoch.to_le_bytes());
-        out[19] = facts.kind as u8;
-        out[20..52].copy_from_slice(&facts.name.0);
+        if !planted::is("associated data without kind") {
+            out[19] = facts.kind as u8;
+        }
+        if !planted::is("associated data without chunk id") {
+            out[20..52].copy_from_slice(&facts.name.0);
+        }
         out[52] = facts.codec as u8;
         if let Some(dictionary) = facts.dictionary {
             out[53] = 1;
@@ -216,7 +221,13 @@ impl Realm {
         key: &SymmetricKey,
         random: &dyn Random,
     ) -> Vec<u8> {
-        let nonce = draw(random);
+        let mut nonce: [u8; 24] = draw(random);
+        if planted::is("constant nonce") {
+            nonce = [0; 24];
+        }
+        if planted::is("nonce from chunk id") {
+            nonce.copy_from_slice(&facts.name.0[..24]);
+        }
         let mut body = Vec::with_capacity(packed.len() + 16);
         body.extend_from_slice(packed);
         seal::seal(key, &nonce, &self.chunk_associated(facts), &mut body);
@@ -421,6 +432,9 @@ pub fn decompress(
     max: usize,
     dictionary: Option<&Dictionary>,
 ) -> Option<Vec<u8>> {
+    if planted::is("unbounded decompression") && dictionary.is_none() {
+        return zstd::decode_all(packed).ok();
+    }
     if length > max {
         return None;
     }
@@ -570,6 +584,23 @@ mod tests {
         let mut bytes = 0xEC30_A437_u32.to_le_bytes().to_vec();
         bytes.extend([0xff; 60]);
         assert!(Dictionary::new(ChunkId([0; 32]), bytes).is_none());
+    }
+
+    #[test]
+    fn nonce_of_a_chunk_is_drawn_anew_each_time() {
+        let random = SeededRandom::new(9);
+        let key = SymmetricKey::draw(&random);
+        let facts = ChunkFacts {
+            name: ChunkId([1; 32]),
+            kind: ChunkKind::Rows,
+            codec: Codec::Stored,
+            dictionary: None,
+            raw_length: 4,
+        };
+        let nonces: std::collections::HashSet<Vec<u8>> = (0..64)
+            .map(|_| REALM.seal_chunk(&facts, b"rows", &key, &random)[..24].to_vec())
+            .collect();
+        assert_eq!(nonces.len(), 64);
     }
 
     #[test]

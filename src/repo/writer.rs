@@ -334,6 +334,11 @@ impl Writer {
     }
 
     fn send(&self, mut filled: Filling) -> Result<(), Error> {
+        if planted::is("two chunks swapped")
+            && let [first, second, ..] = &mut filled.footer.entries[..]
+        {
+            std::mem::swap(&mut first.name, &mut second.name);
+        }
         close_pack(
             &self.vault,
             Head::length(1),

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::planted;
 use crate::random::{Random, draw};
 use crate::store::error::Trouble;
 
@@ -73,6 +74,7 @@ impl<'a> Attempts<'a> {
                 self.misfits += 1;
                 self.misfits == 1
             }
+            Trouble::Denied(_) => planted::is("retry on 403 for ever"),
             _ => false,
         };
         let pause = self.pause();
