@@ -25,6 +25,9 @@ use crate::store::{Addressing, PlainHttp, S3Options};
 
 /// The longest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The shortest and the longest time that objects may be locked.
+const LOCK_MIN: Duration = Duration::from_secs(24 * 3600);
+const LOCK_MAX: Duration = Duration::from_secs(3653 * 24 * 3600);
 /// The most tables that may be read at once.
 const PARALLEL_MAX: usize = 64;
 
@@ -111,6 +114,8 @@ pub struct Repository {
     pub state_dir: Option<PathBuf>,
     /// The one host that maintains, where the storage cannot keep several apart.
     pub maintenance_host: Option<String>,
+    /// How long what snapshots are made of is locked in the storage.
+    pub lock: Option<Duration>,
     /// What S3 needs to be told.
     pub s3: S3Options,
 }
@@ -174,6 +179,7 @@ struct RepositoryText {
     key_file: Option<String>,
     state_dir: Option<String>,
     maintenance_host: Option<String>,
+    lock: Option<String>,
     #[serde(default)]
     s3: S3Text,
 }
@@ -412,9 +418,24 @@ impl Reading<'_> {
             passphrase_file,
             key_file,
             state_dir: self.file("repository.state_dir", text.state_dir)?,
+            lock: self.lock(text.lock)?,
             maintenance_host: self.text("repository.maintenance_host", text.maintenance_host)?,
             s3: self.s3(text.s3)?,
         })
+    }
+
+    fn lock(&self, text: Option<String>) -> Result<Option<Duration>, Error> {
+        let Some(text) = text else { return Ok(None) };
+        let span = self.span("repository", "lock", &text)?;
+        // Nobody can take back a lock, so that a typing mistake must not last for ever.
+        match (LOCK_MIN..=LOCK_MAX).contains(&span) {
+            true => Ok(Some(span)),
+            false => Err(self.wrong(
+                "repository",
+                "lock must be 1 day to 10 years".into(),
+                Some("write it as 30d".into()),
+            )),
+        }
     }
 
     fn s3(&self, text: S3Text) -> Result<S3Options, Error> {
@@ -667,6 +688,8 @@ mod tests {
                 "[[source]]\nurl = \"sqlite:a\"\nkeep = { within = \"long\" }",
                 "no span of time",
             ),
+            ("[repository]\nlock = \"3000y\"", "10 years"),
+            ("[repository]\nlock = \"1h\"", "1 day"),
             ("[repository\n", "line 1"),
             ("url = 3", "url"),
         ] {

@@ -37,6 +37,8 @@ use crate::repo::verdict;
 use crate::state::State;
 use crate::store::{Conditions, Store, StoreOptions};
 
+/// Says on this host that the storage locks what is written.
+const LOCK_FILE: &str = "lock-proven";
 /// How often an entry is tried again when others add to the same ledger.
 const RACES_MAX: usize = 16;
 
@@ -227,6 +229,7 @@ impl Opened {
     /// # Errors
     /// The storage's. Where it may not be tried, it is written to as one that keeps none.
     pub async fn know_storage(&self) -> Result<(), AnyFailure> {
+        self.prove_lock().await?;
         if self.vault.store.knows_conditions() {
             return Ok(());
         }
@@ -240,6 +243,16 @@ impl Opened {
         };
         self.vault.store.learn(known);
         Ok(())
+    }
+
+    /// Once for each host: what is asked to be locked is locked.
+    async fn prove_lock(&self) -> Result<(), AnyFailure> {
+        if self.vault.store.lock_span().is_none() || self.state.read(LOCK_FILE)?.is_some() {
+            return Ok(());
+        }
+        self.vault.store.prove_lock().await?;
+        let random = self.vault.random.as_ref();
+        Ok(self.state.write(LOCK_FILE, b"proven", random)?)
     }
 
     /// Does `work` while an intent says that this host reads, so that nothing it reads is swept

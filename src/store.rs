@@ -14,6 +14,7 @@ mod classify;
 mod wire;
 
 mod local;
+mod lock;
 mod objects;
 mod open;
 mod s3;

@@ -298,6 +298,8 @@ struct PruneDocument {
     packs_waiting: u64,
     bytes_waiting: u64,
     running: Vec<String>,
+    locked: u64,
+    locked_until: Option<String>,
     dry_run: bool,
 }
 
@@ -372,6 +374,8 @@ fn prune_document(outcome: &PruneOutcome, dry_run: bool) -> PruneDocument {
         packs_waiting: plan.waiting.len() as u64,
         bytes_waiting: bytes(&plan.waiting),
         running: outcome.running.clone(),
+        locked: swept.locked,
+        locked_until: swept.locked_until.map(|until| until.rfc3339()),
         dry_run,
     };
     match dry_run {
@@ -422,14 +426,22 @@ fn plan_text(outcome: &PruneOutcome) -> String {
 
 fn swept_text(outcome: &PruneOutcome) -> String {
     let swept = &outcome.swept;
-    format!(
+    let locked = swept.locked_until.map(|until| {
+        let many = render::counted(swept.locked, "object");
+        format!(
+            "{many} locked until {} UTC at the latest\n",
+            render::time(until)
+        )
+    });
+    let done = format!(
         "freed {} ({}), rewrote {}, marked {}; {}\n",
         render::size(swept.bytes_freed),
         render::counted(swept.packs_deleted, "pack"),
         render::counted(swept.packs_rewritten, "pack"),
         render::size(swept.bytes_marked),
         render::duration(outcome.duration),
-    )
+    );
+    done + &locked.unwrap_or_default()
 }
 
 /// Arguments of `pin`.

@@ -113,6 +113,7 @@ impl Session {
     fn store_options(&self, root: Root) -> StoreOptions {
         StoreOptions {
             root,
+            lock: self.config.repository.lock,
             s3: self.config.repository.s3.clone(),
             ..StoreOptions::default()
         }

@@ -5,6 +5,7 @@
 //! forgotten by somebody who may, or never was a snapshot.
 
 mod forget;
+mod lock;
 mod prune;
 
 pub use forget::{

@@ -23,6 +23,9 @@ pub const MARGIN: Duration = Duration::from_secs(2);
 pub const MAX_DELETE_PERCENT: u8 = 30;
 /// Packs whose needed bytes are less than this share are written anew.
 const HALF_DEAD_PERCENT: u64 = 50;
+/// More packs are written anew, the deadest first, until what is left in packs and needed by
+/// nothing is less than this share.
+const GARBAGE_PERCENT: u64 = 4;
 
 /// Why nothing may be deleted.
 #[derive(Debug, thiserror::Error)]
@@ -235,7 +238,7 @@ pub struct Plan {
     pub unmark: Vec<ObjectId>,
     /// Packs that are marked and must wait.
     pub waiting: Vec<Sized>,
-    /// Packs less than half of which is needed.
+    /// Packs less than half of which is needed, and more where the garbage in all would be too much.
     pub repack: Vec<Sized>,
     /// Packs that an index or a mark names and that are not in the storage.
     pub gone: Vec<ObjectId>,
@@ -270,6 +273,7 @@ pub fn plan(survey: &Survey<'_>, limits: &Limits) -> Result<Plan, Error> {
     };
     let mut beyond = 0;
     let mut total = 0;
+    let mut partly = Vec::new();
     let since: HashMap<ObjectId, Timestamp> = survey
         .index
         .marks()
@@ -295,10 +299,14 @@ pub fn plan(survey: &Survey<'_>, limits: &Limits) -> Result<Plan, Error> {
                     beyond += stored.length;
                 }
             }
-            None if live * 100 < content(&id) * HALF_DEAD_PERCENT => plan.repack.push(sized),
-            None => {}
+            None => partly.push(Partly {
+                sized,
+                live,
+                content: content(&id),
+            }),
         }
     }
+    plan.repack = to_repack(partly);
     let named = indexed.into_iter().chain(since.into_keys());
     let gone = named.filter(|id| !survey.packs.contains_key(id));
     plan.gone = gone.collect::<HashSet<_>>().into_iter().collect();
@@ -312,6 +320,46 @@ pub fn plan(survey: &Survey<'_>, limits: &Limits) -> Result<Plan, Error> {
         });
     }
     Ok(plan)
+}
+
+/// A pack of which something is needed.
+struct Partly {
+    sized: Sized,
+    live: u64,
+    content: u64,
+}
+
+impl Partly {
+    fn dead(&self) -> u64 {
+        self.content.saturating_sub(self.live)
+    }
+}
+
+/// Which packs are worth moving: all that are more than half dead, and then the deadest until the
+/// rest of the garbage is little.
+fn to_repack(mut packs: Vec<Partly>) -> Vec<Sized> {
+    let all: u64 = packs.iter().map(|pack| pack.live).sum();
+    let mut garbage: u64 = packs.iter().map(Partly::dead).sum();
+    // By the share that is dead, compared without a fraction.
+    packs.sort_by(|a, b| {
+        let (a_share, b_share) = (
+            u128::from(a.dead()) * u128::from(b.content),
+            u128::from(b.dead()) * u128::from(a.content),
+        );
+        b_share.cmp(&a_share).then(a.sized.pack.cmp(&b.sized.pack))
+    });
+    let mut chosen = Vec::new();
+    for pack in packs {
+        let half_dead = pack.live * 100 < pack.content * HALF_DEAD_PERCENT;
+        let too_much = garbage * 100 > (all + garbage) * GARBAGE_PERCENT;
+        if pack.dead() == 0 || !(half_dead || too_much) {
+            break;
+        }
+        garbage -= pack.dead();
+        chosen.push(pack.sized);
+    }
+    chosen.sort_unstable_by_key(|sized| sized.pack);
+    chosen
 }
 
 fn sorted(packs: &HashMap<ObjectId, Stored>) -> Vec<(ObjectId, Stored)> {

@@ -8,6 +8,7 @@ mod repack;
 
 use std::collections::HashSet;
 
+use crate::clock::Timestamp;
 use crate::failure::{Class, Failure};
 use crate::format::index::{Index as IndexBody, Mark};
 use crate::format::object;
@@ -75,6 +76,10 @@ pub struct Swept {
     pub bytes_marked: u64,
     /// Manifests that were deleted.
     pub manifests_deleted: u64,
+    /// Objects that stay because the storage keeps them locked.
+    pub locked: u64,
+    /// Until when, the last of them.
+    pub locked_until: Option<Timestamp>,
     /// What could not be moved, in sentences.
     pub warnings: Vec<String>,
 }
@@ -113,16 +118,17 @@ impl<'a> Sweep<'a> {
         let moved = self.repack(plan).await?;
         self.mark(plan.mark.iter().chain(&moved)).await?;
         for (source, id) in manifests {
-            self.delete(&ObjectPath::Manifest(*source, *id)).await?;
-            self.swept.manifests_deleted += 1;
+            let path = ObjectPath::Manifest(*source, *id);
+            self.swept.manifests_deleted += u64::from(self.delete(&path).await?);
         }
+        let mut dead: HashSet<ObjectId> = plan.gone.iter().copied().collect();
         for Sized { pack, bytes } in &plan.delete {
-            self.delete(&ObjectPath::Pack(*pack)).await?;
-            self.swept.packs_deleted += 1;
-            self.swept.bytes_freed += bytes;
+            if self.delete(&ObjectPath::Pack(*pack)).await? {
+                dead.insert(*pack);
+                self.swept.packs_deleted += 1;
+                self.swept.bytes_freed += bytes;
+            }
         }
-        let deleted = plan.delete.iter().map(|sized| sized.pack);
-        let dead: HashSet<ObjectId> = deleted.chain(plan.gone.iter().copied()).collect();
         // First no index names a pack that is gone, then no mark does: in between it is absent to
         // whoever writes.
         self.rewrite(&self.naming(&dead), &dead, &HashSet::new())
@@ -134,10 +140,20 @@ impl<'a> Sweep<'a> {
         Ok(self.swept)
     }
 
-    /// Deletes an object, if we still may.
-    async fn delete(&mut self, path: &ObjectPath) -> Result<(), Error> {
+    /// Deletes an object, if we still may; false where the storage keeps it locked.
+    async fn delete(&mut self, path: &ObjectPath) -> Result<bool, Error> {
         self.lease.hold(self.vault).await?;
-        Ok(self.vault.store.delete(path).await?)
+        let until = match self.vault.store.locked_until(path).await {
+            Err(error) if error.is_missing() => None,
+            until => until?,
+        };
+        if until.is_some_and(|until| until > self.vault.clock.now()) {
+            self.swept.locked += 1;
+            self.swept.locked_until = self.swept.locked_until.max(until);
+            return Ok(false);
+        }
+        self.vault.store.delete(path).await?;
+        Ok(true)
     }
 
     async fn mark(&mut self, packs: impl Iterator<Item = &Sized>) -> Result<(), Error> {

@@ -93,6 +93,24 @@ impl Answer {
     }
 }
 
+/// What an answer to a request of our own means.
+pub(crate) fn answered(status: u16, text: &str) -> Trouble {
+    by_status(&Answer {
+        status,
+        code: element(text, "Code"),
+        message: element(text, "Message"),
+    })
+}
+
+/// What a request of our own means that had no answer.
+pub(crate) fn unreached(error: &reqwest::Error) -> Trouble {
+    // Its text may hold the signature of the request.
+    match error.is_connect() {
+        true => Trouble::Unreached("the server cannot be reached".into()),
+        false => Trouble::Transient("the connection broke".into()),
+    }
+}
+
 /// The text of the first XML element `name`; a server's message holds no nested element there.
 fn element(text: &str, name: &str) -> String {
     let open = format!("<{name}>");

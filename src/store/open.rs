@@ -12,11 +12,13 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
 
 use crate::clock::Clock;
 use crate::random::Random;
 use crate::store::error::{Error, Place};
 use crate::store::local::Directory;
+use crate::store::lock::{Lock, Locking};
 use crate::store::objects::Store;
 use crate::store::options::{Root, StoreOptions};
 use crate::store::s3;
@@ -42,6 +44,15 @@ impl Store {
         };
         let shown = redact(url);
         let objects: Arc<dyn ObjectStore> = match Address::parse(url).map_err(invalid)? {
+            Address::Bucket(bucket) if bucket.provider == Provider::S3 => {
+                let (objects, lock) = bucket.open_s3(options, &clock).map_err(invalid)?;
+                let store = Store::from_object_store(objects, &shown, options, clock, random);
+                return Ok(store.with_lock(lock));
+            }
+            _ if options.lock.is_some() => {
+                let why = "only S3 has an object lock; take lock out of [repository]";
+                return Err(invalid(why.to_owned()));
+            }
             Address::Memory => Arc::new(InMemory::new()),
             Address::Bucket(bucket) => bucket.open(options).map_err(invalid)?,
             Address::Directory(path) => {
@@ -64,7 +75,7 @@ enum Address {
     Bucket(Bucket),
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Bucket {
     provider: Provider,
     name: String,
@@ -111,6 +122,9 @@ impl Address {
     }
 }
 
+/// A client, and what locks objects through it where that is asked for.
+type Lockable = (Arc<dyn ObjectStore>, Option<Arc<Lock>>);
+
 impl Bucket {
     fn parse(provider: Provider, rest: &str) -> Result<Bucket, String> {
         if rest.contains('@') {
@@ -130,6 +144,28 @@ impl Bucket {
             name: name.to_owned(),
             prefix,
         })
+    }
+
+    /// The bucket, and what locks objects in it where that is asked for.
+    fn open_s3(&self, options: &StoreOptions, clock: &Arc<dyn Clock>) -> Result<Lockable, String> {
+        let plain = s3::open(&self.name, options)?;
+        let Some(span) = options.lock else {
+            return Ok((self.below(plain), None));
+        };
+        let signer = Arc::new(s3::open(&self.name, options)?);
+        let (bucket, again) = (self.clone(), options.clone());
+        let make = move |headers| {
+            let client = s3::open_with(&bucket.name, &again, Some(headers))?;
+            Ok(bucket.below(client))
+        };
+        let http = s3::http(options.s3.ca_file.as_deref())?;
+        let signed = (signer as Arc<dyn Signer>, self.prefix.clone());
+        let lock = Arc::new(Lock::new(span, signed, http, Box::new(make), clock.clone()));
+        let locking = Locking {
+            plain: self.below(plain),
+            lock: lock.clone(),
+        };
+        Ok((Arc::new(locking), Some(lock)))
     }
 
     fn open(&self, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, String> {

@@ -37,6 +37,8 @@ pub struct StoreOptions {
     pub upload_max_bytes_per_second: Option<u64>,
     /// The fastest download, over all requests; none for no limit.
     pub download_max_bytes_per_second: Option<u64>,
+    /// How long what snapshots are made of stays, whoever wants it gone (S3 Object Lock).
+    pub lock: Option<Duration>,
     /// What only S3 needs.
     pub s3: S3Options,
 }
@@ -51,6 +53,7 @@ impl Default for StoreOptions {
             rate_min_bytes_per_second: 128 << 10,
             upload_max_bytes_per_second: None,
             download_max_bytes_per_second: None,
+            lock: None,
             s3: S3Options::default(),
         }
     }

@@ -8,18 +8,28 @@ use std::net::IpAddr;
 use std::path::Path as FilePath;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::{BackoffConfig, Certificate, ClientOptions, HeaderMap, RetryConfig};
 
 use secrecy::ExposeSecret;
 
 use crate::store::options::{Addressing, PlainHttp, S3Options, StoreOptions};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const OWN_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const CA_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// A client for this bucket, or what is wrong with the options.
-pub(crate) fn open(bucket: &str, options: &StoreOptions) -> Result<impl ObjectStore, String> {
+pub(crate) fn open(bucket: &str, options: &StoreOptions) -> Result<AmazonS3, String> {
+    open_with(bucket, options, None)
+}
+
+/// A client whose every request carries these headers.
+pub(crate) fn open_with(
+    bucket: &str,
+    options: &StoreOptions,
+    headers: Option<HeaderMap>,
+) -> Result<AmazonS3, String> {
     let s3 = &options.s3;
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
@@ -44,8 +54,14 @@ pub(crate) fn open(bucket: &str, options: &StoreOptions) -> Result<impl ObjectSt
             .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint.clone())
             .with_endpoint(endpoint);
     }
+    let mut client = client(s3.ca_file.as_deref(), plain_http)?;
+    if let Some(headers) = headers {
+        client = client.with_default_headers(headers);
+        // A lock is refused without a checksum of the body.
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
     builder
-        .with_client_options(client(s3.ca_file.as_deref(), plain_http)?)
+        .with_client_options(client)
         .build()
         .map_err(|error| error.to_string())
 }
@@ -74,6 +90,21 @@ pub(crate) fn client(
         }
     }
     Ok(client)
+}
+
+/// A client for requests of our own.
+pub(crate) fn http(ca_file: Option<&FilePath>) -> Result<reqwest::Client, String> {
+    let mut client = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(OWN_REQUEST_TIMEOUT);
+    if let Some(path) = ca_file {
+        let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+        let found = reqwest::Certificate::from_pem_bundle(&pem);
+        for certificate in found.map_err(|error| error.to_string())? {
+            client = client.add_root_certificate(certificate);
+        }
+    }
+    client.build().map_err(|error| error.to_string())
 }
 
 fn certificates(path: &FilePath) -> Result<Vec<Certificate>, String> {

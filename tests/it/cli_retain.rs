@@ -148,6 +148,8 @@ fn prune_tells_its_plan_and_a_writer_without_the_right_is_denied() {
             "packs_waiting",
             "bytes_waiting",
             "running",
+            "locked",
+            "locked_until",
             "dry_run"
         ]
     );

@@ -149,6 +149,73 @@ fn killed_restores(kills: u64, seed: u64) {
     assert!(in_time > 0, "no kill was in time");
 }
 
+/// Makes everything in the repository look a day and an hour older, so that marks are ripe.
+fn age(directory: &Path) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            age(&path);
+        } else {
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            let older = modified - Duration::from_secs(25 * 3600);
+            file.set_modified(older).unwrap();
+        }
+    }
+}
+
+fn killed_prunes(kills: u64, seed: u64) {
+    let stage = Stage::new();
+    let random = SeededRandom::new(seed);
+    stage.init();
+    let crm = stage.path("crm.db");
+    let url = format!("sqlite:{}", crm.display());
+    stage.run(&["backup", &url]);
+    let sample = Sample::new(3, 0.004);
+    let mut churn = Churn::new(&sample);
+    // Files are made older than they are, so times are those of the host.
+    let forget = [
+        "forget",
+        "crm",
+        "--keep-last",
+        "2",
+        "--times",
+        "taken",
+        "-q",
+    ];
+    let prune = ["prune", "--max-delete", "100%"];
+    let mut whole = stage.run(&prune);
+    let (mut in_time, mut packs_gone) = (0, 0);
+    for day in 0..kills {
+        fill::apply(&crm, churn.crm_day(day)).unwrap();
+        let full: &[&str] = if day % 3 == 0 { &["--full"] } else { &[] };
+        stage.run(&[&["backup", &url], full].concat());
+        stage.run(&forget);
+        age(&stage.path("repository"));
+        let before = packs(&stage);
+        in_time += u64::from(stage.run_killed(&prune, moment(&random, whole)));
+        stage.assert_newest_equals(&crm, "back.db");
+        whole = stage.run(&prune);
+        packs_gone += before
+            .iter()
+            .filter(|one| !packs(&stage).contains(one))
+            .count();
+        stage.assert_newest_equals(&crm, "back.db");
+    }
+    stage.run(&["verify", "--data", "all"]);
+    println!(
+        "{in_time} of {kills} kills met a running prune; {packs_gone} packs were swept; every next run ended well"
+    );
+    assert!(in_time > 0 && packs_gone > 0);
+}
+
+fn packs(stage: &Stage) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(stage.path("repository/packs")).unwrap();
+    let folders = folders.map(|folder| folder.unwrap().path());
+    let packs = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    packs.map(|pack| pack.unwrap().path()).collect()
+}
+
 fn killed_inits(kills: u64, seed: u64) {
     let random = SeededRandom::new(seed);
     let words = [
@@ -177,6 +244,11 @@ fn backup_killed_at_any_moment_needs_no_person() {
 }
 
 #[test]
+fn prune_killed_at_any_moment_needs_no_person() {
+    killed_prunes(10, 4);
+}
+
+#[test]
 fn restore_killed_at_any_moment_leaves_no_half_made_file() {
     killed_restores(3, 2);
 }
@@ -190,6 +262,7 @@ fn init_killed_at_any_moment_goes_on() {
 #[ignore = "takes minutes: tests/long.sh kill"]
 fn long_kill_backups_restores_and_inits() {
     killed_backups(50, 11);
+    killed_prunes(50, 14);
     killed_restores(30, 12);
     killed_inits(20, 13);
 }

@@ -39,6 +39,8 @@ mod postgres_server;
 mod property;
 mod recipient_plugin;
 mod related;
+mod s3_life;
+mod s3_lock;
 mod shadow_faults;
 mod shadow_model;
 mod sqlite_copy;
@@ -68,6 +70,7 @@ pub fn install_tls() {
 }
 mod maintain_care;
 mod maintain_crash;
+mod maintain_garbage;
 mod maintain_life;
 mod maintain_rig;
 mod simulation;

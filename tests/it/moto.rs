@@ -58,6 +58,17 @@ impl Moto {
         self.put(name).await;
     }
 
+    /// Makes a bucket whose objects may be locked.
+    pub async fn make_locked_bucket(&self, name: &str) {
+        crate::install_tls();
+        let url = format!("{}/{name}", self.endpoint);
+        let request = reqwest::Client::new()
+            .put(url)
+            .header("x-amz-bucket-object-lock-enabled", "true");
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
     /// Puts an empty object behind the store's back.
     pub async fn put_object(&self, bucket: &str, name: &str) {
         self.put(&format!("{bucket}/{name}")).await;

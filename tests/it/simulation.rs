@@ -154,7 +154,12 @@ async fn read(world: &World, seed: u64, deaths: &AtomicU64) -> Tally {
 /// One life cycle, and the trace of all operations on the storage.
 async fn live(seed: u64) -> (Tally, Vec<String>) {
     let world = World::new(seed).await;
-    world.storage.seed(seed, seed % 40, FAULTS.to_vec());
+    let mut faults = FAULTS.to_vec();
+    if seed % 4 == 3 {
+        // Listings that lack the last object written, and reads of what was before.
+        faults.push(Fault::Stale);
+    }
+    world.storage.seed(seed, seed % 40, faults);
     let deaths = AtomicU64::new(0);
     let done = tokio::join!(
         write(&world, seed, "crm", &deaths),

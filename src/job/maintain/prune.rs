@@ -15,7 +15,7 @@ use crate::format::ledger::{Event, IntentVoided};
 use crate::format::manifest::Manifest;
 use crate::id::{ObjectId, SourceHash};
 use crate::job::Opened;
-use crate::job::maintain::denied;
+use crate::job::maintain::{denied, lock};
 use crate::planted;
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::check;
@@ -74,6 +74,8 @@ pub struct PruneOutcome {
     pub manifests: u64,
     /// What was done.
     pub swept: Swept,
+    /// Objects whose lock was extended.
+    pub locks_extended: u64,
     /// Backups that hold deletions back, by host and source.
     pub running: Vec<String>,
     /// How long it took.
@@ -161,8 +163,10 @@ async fn maintain(
     };
     let found = survey(opened, request, now).await?;
     let (index, manifests) = (found.index.clone(), found.manifests.clone());
-    let planned = found.outcome();
+    let (catalog, needed) = (found.catalog.clone(), found.plan.kept.clone());
+    let mut planned = found.outcome();
     tell(&planned);
+    planned.locks_extended = lock::extend(opened, &catalog, (&index, &needed), now).await?;
     opened.progress.stage("sweeping", None);
     let sweep = Sweep::new(&opened.vault, &index, lease);
     let swept = sweep.run(&planned.plan, &manifests).await?;
@@ -199,6 +203,7 @@ async fn void(opened: &Opened, now: Timestamp) -> Result<(), AnyFailure> {
 
 /// All that was read, and what may be done about it.
 struct Found {
+    catalog: Catalog,
     index: Arc<Index>,
     plan: Plan,
     manifests: Vec<(SourceHash, ObjectId)>,
@@ -255,6 +260,7 @@ async fn survey(
     };
     let manifests = dead.iter().filter(settled).map(|dead| dead.path).collect();
     Ok(Found {
+        catalog,
         index,
         plan,
         manifests,
