@@ -275,8 +275,11 @@ impl RunWriter {
         if let Some(first) = self.range.take() {
             if cut.bytes() == 0 {
                 cut.last.clone_from(&first);
+                cut.first = first;
+            } else {
+                // The first range of all takes keys before it too.
+                cut.first = first.min(cut.first);
             }
-            cut.first = first;
         }
         while self.coming.len() >= CHUNKS_AT_ONCE {
             self.take_coming()?;
