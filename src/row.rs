@@ -8,6 +8,8 @@ pub mod codec;
 
 pub mod diff;
 
+pub mod filter;
+
 pub mod key;
 
 pub mod merge;

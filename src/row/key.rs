@@ -13,6 +13,7 @@
 
 mod text;
 
+pub(in crate::row) use text::nearest;
 pub use text::{column, parse, show, text};
 
 use crate::failure::{Class, Failure};

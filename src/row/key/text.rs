@@ -131,7 +131,7 @@ pub fn column(table: &Table, name: &str) -> Result<usize, Error> {
 }
 
 /// Up to three names of columns that look like `name`, the most alike first.
-fn nearest(table: &Table, name: &str) -> Vec<String> {
+pub(in crate::row) fn nearest(table: &Table, name: &str) -> Vec<String> {
     let alike = |column: &Column| {
         let (a, b) = (column.name.to_lowercase(), name.to_lowercase());
         strsim::normalized_damerau_levenshtein(&a, &b)
