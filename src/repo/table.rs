@@ -4,20 +4,24 @@
 //! newest wins. Invariant: rows are stored in strictly ascending order of their canonical keys, or
 //! the table is stored without a key.
 
+mod between;
 mod cover;
 mod describe;
 mod digest;
 mod filters;
 mod intake;
+mod lookup;
 mod read;
 mod related;
 mod write;
 
+pub use between::{Between, Differing};
 pub use cover::Coverage;
 pub use describe::{Described, RunDescriber};
 pub use digest::TableDigest;
 pub use filters::{may_hold, relation_columns};
 pub use intake::{Digested, Intake};
+pub use lookup::{FoundRow, KeyedChunk, KeyedRun, KeyedStack, Mention, Shape, Shelf};
 pub use read::{Rows, RunChunks, StackReader, read_run};
 pub use related::{RelatedRows, Sought};
 pub use write::{Packing, Put, RunOptions, RunWriter, WrittenRun};

@@ -70,10 +70,20 @@ pub enum Form {
     Csv,
 }
 
+/// What becomes of cells that were cut out of their rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LargeCells {
+    /// They are fetched and written whole.
+    Whole,
+    /// In JSON their length and digest stand for them; CSV has them whole.
+    Named,
+}
+
 /// Writes rows of one table.
 pub struct RowWriter<'a> {
     reader: &'a Reader,
     form: Form,
+    large: LargeCells,
     /// Position of each column that is written, and its name as the form quotes it.
     columns: Vec<(usize, Vec<u8>)>,
 }
@@ -96,8 +106,14 @@ impl<'a> RowWriter<'a> {
         RowWriter {
             reader,
             form,
+            large: LargeCells::Whole,
             columns: columns.map(|(at, name)| (at, quoted(name))).collect(),
         }
+    }
+
+    /// The same writer with another way for large cells.
+    pub fn with_large_cells(self, large: LargeCells) -> RowWriter<'a> {
+        RowWriter { large, ..self }
     }
 
     /// Writes the names of the columns, which CSV has in its first line.
@@ -156,6 +172,11 @@ impl<'a> RowWriter<'a> {
     /// Appends a value; a large one is given back, to be streamed.
     fn push(&self, value: &Cell<'_>, out: &mut Vec<u8>) -> Option<Large> {
         match (self.form, value) {
+            (Form::Json, Cell::Large(large)) if self.large == LargeCells::Named => {
+                let (bytes, digest) = (large.length, hex(&large.digest.0));
+                let named = format!("{{\"bytes\":{bytes},\"digest\":\"{digest}\"}}");
+                out.extend_from_slice(named.as_bytes());
+            }
             (_, Cell::Large(large)) => return Some(*large),
             (Form::Json, value) => push_json(value, out),
             (Form::Csv, value) => push_csv(value, out),
@@ -241,6 +262,23 @@ fn whole_characters(bytes: &[u8]) -> Option<usize> {
         Err(error) if error.error_len().is_none() => Some(error.valid_up_to()),
         Err(_) => None,
     }
+}
+
+/// A large cell's bytes, all of them, compared with its digest.
+///
+/// # Errors
+/// [`Error::Reader`], [`Error::Large`].
+pub async fn fetch_large(
+    reader: &Reader,
+    large: Large,
+    cells: &HashMap<Digest, LargeCell>,
+) -> Result<Vec<u8>, Error> {
+    let mut pieces = Pieces::new(reader, large, cells)?;
+    let mut out = Vec::new();
+    while let Some(piece) = pieces.next().await? {
+        out.extend_from_slice(&piece);
+    }
+    Ok(out)
 }
 
 /// A large cell, chunk by chunk, compared with its digest at the end.

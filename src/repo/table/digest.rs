@@ -150,6 +150,34 @@ impl TableDigest {
         Ok(())
     }
 
+    /// Takes the next rows as [`TableDigest::rows`], and gives them back with the digests of their
+    /// large cells.
+    ///
+    /// # Errors
+    /// As [`TableDigest::rows`].
+    pub fn take(&mut self, rows: RowBatch) -> Result<RowBatch, Error> {
+        self.close();
+        let digested = match self.joiner.is_empty() {
+            true => rows,
+            false => {
+                let mut filled = RowBatch::with_capacity(rows.bytes().len());
+                for row in rows.iter() {
+                    // Only the first row of a batch has large cells.
+                    match self.joiner.is_empty() {
+                        true => filled.push(row),
+                        false => {
+                            self.joiner.fill(row, &mut self.row)?;
+                            filled.push(&self.row);
+                        }
+                    }
+                }
+                filled
+            }
+        };
+        self.rows(&digested)?;
+        Ok(digested)
+    }
+
     /// How many rows there were, and the sum of their digests.
     ///
     /// # Errors

@@ -15,10 +15,11 @@ use crate::id::{ChunkId, Digest};
 use crate::planted;
 use crate::repo::reader::{self, Reader, SealedChunk};
 use crate::repo::table::write::rows_name;
-use crate::repo::table::{Coverage, Error};
+use crate::repo::table::{Coverage, Error, may_hold};
 use crate::repo::vault::Vault;
 use crate::row::cell::{Cell, Cells, RowBatch};
 use crate::row::codec::{self, DecodedChunk, Limits};
+use crate::row::filter::{Conditions, Verdict};
 use crate::row::key::KeyEncoder;
 use crate::row::merge::{Deletions, Merge, Step};
 
@@ -68,15 +69,15 @@ impl RunChunks {
 }
 
 /// A chunk of rows, decoded.
-struct Decoded {
-    content: DecodedChunk,
+pub(super) struct Decoded {
+    pub(super) content: DecodedChunk,
     /// The sum of its rows' digests, where it was asked for.
     digest: Digest,
 }
 
 /// Where rows are digested: with their chunk, or after a merge has left some of them out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Digests {
+pub(super) enum Digests {
     Here,
     Later,
 }
@@ -89,8 +90,15 @@ fn sum<'a>(vault: &Vault, rows: impl Iterator<Item = &'a [u8]>) -> Digest {
     digest
 }
 
+fn limits(chunk: &RunChunk) -> Limits {
+    Limits {
+        raw_bytes_max: chunk.bytes as usize,
+        rows_max: chunk.puts as usize + chunk.deletions as usize,
+    }
+}
+
 /// Opens and decodes a chunk of rows, and compares it with its name.
-fn decode(
+pub(super) fn decode(
     reader: &Reader,
     sealed: &SealedChunk,
     chunk: &RunChunk,
@@ -99,12 +107,8 @@ fn decode(
 ) -> Result<Decoded, reader::Error> {
     let vault = reader.vault();
     let raw = sealed.open(vault)?;
-    let limits = Limits {
-        raw_bytes_max: chunk.bytes as usize,
-        rows_max: chunk.puts as usize + chunk.deletions as usize,
-    };
     let damaged = || sealed.misnamed();
-    let content = codec::decode(&raw, columns, limits).map_err(|_| damaged())?;
+    let content = codec::decode(&raw, columns, limits(chunk)).map_err(|_| damaged())?;
     if rows_name(vault, columns, &content.rows, &content.deleted) != chunk.name {
         return Err(damaged());
     }
@@ -112,6 +116,52 @@ fn decode(
         Digests::Here => sum(vault, content.rows.iter()),
         Digests::Later => Digest::ZERO,
     };
+    Ok(Decoded { content, digest })
+}
+
+/// Whether the chunk's filters deny all rows that `conditions` ask for.
+fn is_denied(vault: &Vault, chunk: &RunChunk, conditions: &Conditions) -> bool {
+    let denied = |(column, forms): (usize, Vec<Vec<u8>>)| {
+        let mut forms = forms.iter();
+        !forms.any(|form| may_hold(vault, chunk, column as u32, form))
+    };
+    !chunk.filters.is_empty() && conditions.equalities().into_iter().any(denied)
+}
+
+/// Opens a chunk of a base and decodes the columns that `conditions` name; where a row may fit,
+/// decodes it whole, compares it with its name, and keeps the rows that may fit.
+fn decode_where(
+    reader: &Reader,
+    sealed: &SealedChunk,
+    chunk: &RunChunk,
+    columns: usize,
+    conditions: &Conditions,
+) -> Result<Decoded, reader::Error> {
+    let raw = sealed.open(reader.vault())?;
+    let limits = limits(chunk);
+    let wanted = conditions.columns();
+    let named = codec::decode_columns(&raw, columns, &wanted, limits);
+    let named = named.map_err(|_| sealed.misnamed())?;
+    let count = named.first().map_or(0, RowBatch::len);
+    let fits = |row: usize| {
+        let cell = |column: usize| {
+            let at = wanted.binary_search(&column).unwrap_or_default();
+            // What was decoded is cells; a cell that is none is found when all is decoded.
+            let cell = Cells::new(named[at].row(row)).next();
+            cell.and_then(Result::ok).unwrap_or(Cell::Null)
+        };
+        conditions.judge(cell) != Verdict::No
+    };
+    let fitting: Vec<usize> = (0..count).filter(|row| fits(*row)).collect();
+    let mut content = DecodedChunk::default();
+    if !fitting.is_empty() {
+        let whole = decode(reader, sealed, chunk, columns, Digests::Later)?;
+        let rows = fitting
+            .into_iter()
+            .filter(|row| *row < whole.content.rows.len());
+        rows.for_each(|row| content.rows.push(whole.content.rows.row(row)));
+    }
+    let digest = Digest::ZERO;
     Ok(Decoded { content, digest })
 }
 
@@ -135,6 +185,7 @@ impl ChunkReader {
             columns,
             sequence: 0,
             digests: Digests::Later,
+            conditions: None,
             fetched: VecDeque::new(),
             decoding: VecDeque::new(),
             ended: false,
@@ -156,6 +207,8 @@ struct RunReader {
     columns: usize,
     sequence: u64,
     digests: Digests,
+    /// In a base, where only rows that fit are wanted: they hide nothing, so others are left out.
+    conditions: Option<Arc<Conditions>>,
     fetched: VecDeque<(RunChunk, SealedChunk)>,
     decoding: VecDeque<(RunChunk, Decoding)>,
     ended: bool,
@@ -173,7 +226,11 @@ impl RunReader {
                 };
                 let passed = self.only.as_ref();
                 let passed = passed.is_some_and(|only| !only.contains(&chunk.name));
-                if passed || (chunk.puts == 0 && chunk.deletions == 0) {
+                let denied = |conditions: &Arc<Conditions>| {
+                    is_denied(self.reader.vault(), &chunk, conditions)
+                };
+                let denied = self.conditions.as_ref().is_some_and(denied);
+                if passed || denied || (chunk.puts == 0 && chunk.deletions == 0) {
                     continue;
                 }
                 bytes += u64::from(chunk.bytes);
@@ -188,9 +245,10 @@ impl RunReader {
                 break;
             };
             let (reader, columns, digests) = (self.reader.clone(), self.columns, self.digests);
-            let facts = chunk.clone();
-            let decoding = tokio::task::spawn_blocking(move || {
-                decode(&reader, &sealed, &facts, columns, digests)
+            let (facts, conditions) = (chunk.clone(), self.conditions.clone());
+            let decoding = tokio::task::spawn_blocking(move || match conditions {
+                None => decode(&reader, &sealed, &facts, columns, digests),
+                Some(these) => decode_where(&reader, &sealed, &facts, columns, &these),
             });
             self.decoding.push_back((chunk, decoding));
         }
@@ -215,8 +273,10 @@ impl RunReader {
 
     /// The chunk from another pack, where its first place is damaged.
     async fn elsewhere(&self, chunk: &RunChunk) -> Result<Decoded, Error> {
-        let accept =
-            |sealed: &SealedChunk| decode(&self.reader, sealed, chunk, self.columns, self.digests);
+        let accept = |sealed: &SealedChunk| match &self.conditions {
+            None => decode(&self.reader, sealed, chunk, self.columns, self.digests),
+            Some(these) => decode_where(&self.reader, sealed, chunk, self.columns, these),
+        };
         Ok(self.reader.chunk_elsewhere(&chunk.name, accept).await?)
     }
 }
@@ -238,7 +298,7 @@ pub struct StackReader {
     keys: Option<KeyEncoder>,
     coverage: Coverage,
     cells: Vec<HashMap<Digest, LargeCell>>,
-    /// Rows and digest of the whole table; none where only some chunks are read.
+    /// Count and digest of all rows; none where chunks or rows are left out.
     expected: Option<(u64, Digest)>,
     found: (u64, Digest),
 }
@@ -249,7 +309,7 @@ impl StackReader {
     /// # Errors
     /// The reader's; Corrupt where a run is not one, or the runs do not fit the table.
     pub async fn open(reader: Arc<Reader>, table: &ManifestTable) -> Result<StackReader, Error> {
-        StackReader::open_some(reader, table, None).await
+        StackReader::begin(reader, table, None, None).await
     }
 
     /// Opens the stack of `table`, of which only some chunks are read: rows that come out may be
@@ -259,13 +319,28 @@ impl StackReader {
         table: &ManifestTable,
         only: Only,
     ) -> Result<StackReader, Error> {
-        StackReader::open_some(reader, table, Some(only)).await
+        StackReader::begin(reader, table, Some(only), None).await
     }
 
-    async fn open_some(
+    /// Opens the stack of `table` to get all rows that `conditions` fit, and perhaps others:
+    /// chunks of the base without such a row are decoded in the columns that are named, or not
+    /// read where their filters deny them.
+    ///
+    /// # Errors
+    /// As [`StackReader::open`].
+    pub async fn open_where(
+        reader: Arc<Reader>,
+        table: &ManifestTable,
+        conditions: Arc<Conditions>,
+    ) -> Result<StackReader, Error> {
+        StackReader::begin(reader, table, None, Some(conditions)).await
+    }
+
+    async fn begin(
         reader: Arc<Reader>,
         table: &ManifestTable,
         mut only: Option<Only>,
+        conditions: Option<Arc<Conditions>>,
     ) -> Result<StackReader, Error> {
         let name = table.table.name.to_string();
         let misfit = |why: &str| Error::Merge {
@@ -302,6 +377,7 @@ impl StackReader {
                 only: only.as_mut().map(|only| std::mem::take(&mut only.0[at])),
                 columns,
                 digests,
+                conditions: conditions.clone().filter(|_| at == 0),
                 fetched: VecDeque::new(),
                 decoding: VecDeque::new(),
                 ended: false,
@@ -315,7 +391,8 @@ impl StackReader {
             merge,
             keys,
             coverage,
-            expected: only.is_none().then_some((table.rows, table.digest)),
+            expected: (only.is_none() && conditions.is_none())
+                .then_some((table.rows, table.digest)),
             found: (0, Digest::ZERO),
         })
     }
@@ -349,12 +426,16 @@ impl StackReader {
         let Some(base) = self.runs.first_mut() else {
             return Ok(None);
         };
-        let Some((chunk, decoded)) = base.next().await? else {
-            return Ok(None);
+        let (chunk, rows, digest) = loop {
+            let Some((chunk, decoded)) = base.next().await? else {
+                return Ok(None);
+            };
+            if !decoded.content.rows.is_empty() {
+                break (chunk, decoded.content.rows, decoded.digest);
+            }
         };
-        let rows = decoded.content.rows;
         self.found.0 += rows.len() as u64;
-        self.found.1.add(decoded.digest);
+        self.found.1.add(digest);
         let cells = chunk.cells.into_iter().map(|cell| (cell.digest, cell));
         Ok(Some(Rows {
             rows,
