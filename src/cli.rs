@@ -4,6 +4,7 @@
 //! gets results and nothing else, stderr the rest, and the exit code is the failure's class.
 
 pub mod care;
+pub mod compare;
 pub mod database;
 pub mod global;
 pub mod keys;
@@ -42,7 +43,8 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Protect", &["init", "backup"]),
     ("Look", &["snapshots", "show", "stats", "verify", "ledger"]),
     ("Keep", &["forget", "prune", "pin", "unpin", "tag"]),
-    ("Recover", &["restore", "undelete", "find", "export"]),
+    ("Records", &["find", "diff", "history"]),
+    ("Recover", &["restore", "undelete", "export"]),
     ("Keys", &["key"]),
     ("Help", &["demo", "doctor", "completions", "man"]),
 ];
@@ -112,6 +114,10 @@ pub enum Verb {
     Undelete(undelete::Undelete),
     /// Find records in a snapshot
     Find(recover::Find),
+    /// Show what was added, removed and changed between snapshots
+    Diff(compare::Diff),
+    /// Show every version of a record over all snapshots
+    History(compare::History),
     /// Write tables of a snapshot as plain files
     Export(recover::Export),
     /// List and change who can open the repository or write to it
@@ -293,6 +299,8 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
         Verb::Tag(arguments) => stop.or(retain::tag(session, arguments)).await,
         Verb::Undelete(arguments) => stop.or(undelete::undelete(session, arguments)).await,
         Verb::Find(arguments) => stop.or(recover::find(session, arguments)).await,
+        Verb::Diff(arguments) => stop.or(compare::diff(session, arguments)).await,
+        Verb::History(arguments) => stop.or(compare::history(session, arguments)).await,
         Verb::Export(arguments) => stop.or(recover::export(session, arguments)).await,
         Verb::Key(arguments) => stop.or(keys::key(session, arguments)).await,
         Verb::Doctor(_) => stop.or(care::doctor(session)).await,

@@ -5,9 +5,11 @@
 //! Invariant: a job that fails leaves a repository that reads as before, and says why.
 
 pub mod backup;
+pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod find;
+pub mod history;
 pub mod init;
 pub mod keys;
 pub mod maintain;

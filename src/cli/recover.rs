@@ -137,6 +137,10 @@ pub struct Find {
     /// The record's key: 42, or COL=VAL,COL=VAL
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub key: Option<String>,
+    /// Only where this holds: COL=VAL, also != < > <= >=, ~ (holds PART), 'COL is null'; all of
+    /// several must
+    #[arg(long = "where", value_name = "COL=VAL", allow_hyphen_values = true)]
+    pub conditions: Vec<String>,
     /// At most so many records
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: u64,
@@ -155,6 +159,7 @@ pub async fn find(session: &Session, arguments: &Find) -> Result<u8, AnyFailure>
     let request = find::Request {
         table: arguments.table.clone(),
         key: arguments.key.clone(),
+        conditions: arguments.conditions.clone(),
         limit: arguments.limit,
     };
     let mut finder = find::start(&opened, snapshot, &request).await?;

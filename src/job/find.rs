@@ -1,20 +1,25 @@
-//! Finds records in a snapshot: by key, or the first ones of a table.
+//! Finds records in a snapshot: by key, by conditions on their columns, or the first of a table.
 //!
-//! A plain scan of the table's stack, which ends at the record, at the limit, or where the order
-//! of keys says that nothing more can come. Invariant: rows are given out only after their chunk
-//! has been compared with its name.
+//! A key costs one small read for each run of the table; conditions are judged on the columns that
+//! they name, and only chunks that hold a fitting row are read whole. Invariant: rows are given
+//! out only after their chunk has been compared with its name.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::failure::{AnyFailure, Class};
-use crate::format::manifest::StoredOrder;
+use crate::format::manifest::{ManifestTable, StoredOrder};
+use crate::format::run::LargeCell;
+use crate::id::Digest;
 use crate::job::Opened;
 use crate::repo::catalog::Snapshot;
 use crate::repo::reader::Reader;
 use crate::repo::select;
-use crate::repo::table::{Rows, StackReader};
-use crate::row::cell::RowBatch;
+use crate::repo::table::{KeyedStack, Rows, Shelf, StackReader};
+use crate::repo::value::fetch_large;
+use crate::row::cell::{Cell, RowBatch, cells};
+use crate::row::filter::{Conditions, Verdict, whole};
 use crate::row::key::{self, KeyEncoder};
 use crate::row::schema::Table;
 
@@ -25,6 +30,8 @@ pub struct Request {
     pub table: String,
     /// A key, as a person writes it; none for every row.
     pub key: Option<String>,
+    /// Conditions that all hold, as a person writes them.
+    pub conditions: Vec<String>,
     /// How many rows at most.
     pub limit: u64,
 }
@@ -32,23 +39,30 @@ pub struct Request {
 struct Wanted {
     encoder: KeyEncoder,
     key: Vec<u8>,
-    sorted: bool,
+}
+
+/// Where rows come from.
+enum Rest {
+    /// All that a key gave.
+    Found(Option<Rows>),
+    /// The table, read through; with a key where its rows do not lie in the key's order.
+    Scan(Box<StackReader>, Option<Wanted>),
 }
 
 /// A search under way.
 pub struct Finder {
     table: Table,
     reader: Arc<Reader>,
-    stack: StackReader,
-    wanted: Option<Wanted>,
+    rest: Rest,
+    conditions: Arc<Conditions>,
     left: u64,
 }
 
 /// Begins a search.
 ///
 /// # Errors
-/// Denied with a writer's key; Missing or Invalid for a table or key that cannot be meant; the
-/// storage's.
+/// Denied with a writer's key; Missing or Invalid for a table, a key or a condition that cannot be
+/// meant; the storage's.
 pub async fn start(
     opened: &Opened,
     snapshot: &Snapshot,
@@ -65,26 +79,55 @@ pub async fn start(
             None,
         ));
     }
-    let wanted = match &request.key {
-        None => None,
-        Some(text) => {
-            let key = key::parse(&table, text)?;
-            KeyEncoder::new(&table).map(|encoder| Wanted {
-                encoder,
-                key,
-                sorted: found.order == StoredOrder::Key,
-            })
+    let conditions = Arc::new(Conditions::parse(&table, &request.conditions)?);
+    let key = request.key.as_ref().map(|text| key::parse(&table, text));
+    let key = key.transpose()?;
+    let reader = opened.reader().await?;
+    let rest = match key {
+        Some(key) if found.order == StoredOrder::Key => {
+            Rest::Found(by_key(&reader, found, &key).await?)
+        }
+        key => {
+            opened.progress.stage("looking", Some(found.bytes_raw));
+            let stack = match (&key, conditions.is_empty()) {
+                (None, false) => {
+                    let conditions = conditions.clone();
+                    StackReader::open_where(reader.clone(), found, conditions).await?
+                }
+                _ => StackReader::open(reader.clone(), found).await?,
+            };
+            let wanted = key.zip(KeyEncoder::new(&table));
+            let wanted = wanted.map(|(key, encoder)| Wanted { encoder, key });
+            Rest::Scan(Box::new(stack), wanted)
         }
     };
-    let reader = opened.reader().await?;
-    opened.progress.stage("looking", Some(found.bytes_raw));
     Ok(Finder {
-        stack: StackReader::open(reader.clone(), found).await?,
         table,
         reader,
-        wanted,
+        rest,
+        conditions,
         left: request.limit,
     })
+}
+
+async fn by_key(
+    reader: &Arc<Reader>,
+    table: &ManifestTable,
+    key: &[u8],
+) -> Result<Option<Rows>, AnyFailure> {
+    let mut shelf = Shelf::new(reader.clone());
+    let Some(stack) = KeyedStack::open(&mut shelf, table).await? else {
+        return Ok(None);
+    };
+    let found = stack.rows(&mut shelf, &[key]).await?;
+    Ok(found.into_iter().flatten().next().map(|found| {
+        let mut rows = RowBatch::default();
+        rows.push(found.row());
+        Rows {
+            rows,
+            cells: found.chunk.cells.clone(),
+        }
+    }))
 }
 
 impl Finder {
@@ -104,10 +147,14 @@ impl Finder {
     /// The reader's; Corrupt where the rows are not those that the manifest names.
     pub async fn next(&mut self) -> Result<Option<Rows>, AnyFailure> {
         while self.left > 0 {
-            let Some(mut rows) = self.stack.next().await? else {
+            let rows = match &mut self.rest {
+                Rest::Found(rows) => rows.take(),
+                Rest::Scan(stack, _) => stack.next().await?,
+            };
+            let Some(mut rows) = rows else {
                 break;
             };
-            rows.rows = self.choose(&rows.rows)?;
+            rows.rows = self.choose(&rows).await?;
             if !rows.rows.is_empty() {
                 return Ok(Some(rows));
             }
@@ -115,28 +162,54 @@ impl Finder {
         Ok(None)
     }
 
-    fn choose(&mut self, rows: &RowBatch) -> Result<RowBatch, AnyFailure> {
+    async fn choose(&mut self, rows: &Rows) -> Result<RowBatch, AnyFailure> {
         let mut chosen = RowBatch::default();
         let mut key = Vec::new();
-        for row in rows.iter() {
+        for row in rows.rows.iter() {
             if self.left == 0 {
                 break;
             }
-            if let Some(wanted) = &self.wanted {
+            if let Rest::Scan(_, Some(wanted)) = &self.rest {
                 wanted.encoder.encode(row, &mut key)?;
-                match key.cmp(&wanted.key) {
-                    Ordering::Equal => self.left = 1,
-                    // Keys only ascend: it will not come any more.
-                    Ordering::Greater if wanted.sorted => self.left = 0,
-                    _ => {}
-                }
-                if key != wanted.key {
+                if key.cmp(&wanted.key) != Ordering::Equal {
                     continue;
                 }
+                self.left = 1;
             }
-            chosen.push(row);
-            self.left -= 1;
+            if self.fits(row, &rows.cells).await? {
+                chosen.push(row);
+                self.left -= 1;
+            }
         }
         Ok(chosen)
+    }
+
+    /// Whether all conditions hold; large cells that they depend on are fetched.
+    async fn fits(
+        &self,
+        row: &[u8],
+        known: &HashMap<Digest, LargeCell>,
+    ) -> Result<bool, AnyFailure> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let own = cells(row, self.table.columns.len())?;
+        match self.conditions.judge(|column| own[column]) {
+            Verdict::Yes => return Ok(true),
+            Verdict::No => return Ok(false),
+            Verdict::Open => {}
+        }
+        let mut fetched = HashMap::new();
+        for column in self.conditions.columns() {
+            if let Cell::Large(large) = own[column] {
+                let bytes = fetch_large(&self.reader, large, known).await?;
+                fetched.insert(column, (large.class, bytes));
+            }
+        }
+        let cell = |column: usize| match fetched.get(&column) {
+            Some((class, bytes)) => whole(*class, bytes),
+            None => own[column],
+        };
+        Ok(self.conditions.judge(cell) == Verdict::Yes)
     }
 }
