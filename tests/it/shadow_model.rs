@@ -12,16 +12,20 @@ use std::time::{Duration, Instant};
 use rowvault::clock::{ManualClock, Timestamp};
 use rowvault::failure::AnyFailure;
 use rowvault::format::keyslot::text::KeyFile;
-use rowvault::format::manifest::{Manifest, Mode};
+use rowvault::format::manifest::{Manifest, ManifestTable, Mode, StoredOrder};
 use rowvault::job::Opened;
 use rowvault::job::backup::{self, Outcome, Reading, Request};
+use rowvault::job::diff::{self, Counts, Pairing, SideTable, Wanted};
 use rowvault::random::{Random, SeededRandom};
+use rowvault::repo::catalog::Snapshot;
 use rowvault::repo::keys::create::{Draft, create};
 use rowvault::repo::keys::slot::Keeping;
 use rowvault::repo::keys::{Opening, Unlock};
 use rowvault::repo::reader::Reader;
 use rowvault::repo::table::{StackReader, read_run};
-use rowvault::row::cell::Cell;
+use rowvault::row::cell::{Cell, cells};
+use rowvault::row::key::KeyEncoder;
+use rowvault::row::schema::{KeyOrder, Table};
 use rowvault::source::open::{self, SourceOptions, SourceUrl};
 use rowvault::store::fault::FaultStore;
 use rowvault::store::{Budget, StoreOptions};
@@ -33,6 +37,9 @@ use crate::tiny::directory;
 
 /// How many histories are gone through side by side.
 const HISTORIES_AT_ONCE: usize = 3;
+
+/// How many pairs of days of each history are compared.
+const PAIRS_COMPARED: usize = 20;
 
 /// Rows of each table, in the order of its stack.
 pub type Model = BTreeMap<String, Vec<Vec<u8>>>;
@@ -324,7 +331,187 @@ impl Rig {
     }
 }
 
-/// Takes `days` snapshots of the history `seed`, and compares each with its day.
+/// What a comparison of two days must say of a table: of each key, or of each row where there is
+/// none to compare by, what became of it and how often.
+type Expected = BTreeMap<(&'static str, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>), u64>;
+
+/// The cells of `row` in the columns `names`.
+fn projected(row: &[u8], table: &Table, names: &[&str]) -> Vec<u8> {
+    let cells = cells(row, table.columns.len()).unwrap();
+    let mut out = Vec::new();
+    for name in names {
+        cells[table.column(name).unwrap()].push(&mut out);
+    }
+    out
+}
+
+fn key_form(table: &ManifestTable) -> Option<Vec<(&str, KeyOrder)>> {
+    let key = table.table.key.as_ref();
+    let key = key.filter(|_| table.order == StoredOrder::Key)?;
+    let columns = key.columns.iter();
+    let form = columns.map(|(at, order)| (table.table.columns[*at].name.as_str(), *order));
+    Some(form.collect())
+}
+
+/// The difference of two states of a table, by maps.
+fn expected(before: (&ManifestTable, &[Vec<u8>]), after: (&ManifestTable, &[Vec<u8>])) -> Expected {
+    let names = before
+        .0
+        .table
+        .columns
+        .iter()
+        .map(|column| column.name.as_str());
+    let names: Vec<&str> = names
+        .filter(|name| after.0.table.column(name).is_some())
+        .collect();
+    let by_key = key_form(before.0).is_some() && key_form(before.0) == key_form(after.0);
+    let mut out = Expected::new();
+    if by_key {
+        let keyed = |(table, rows): (&ManifestTable, &[Vec<u8>])| {
+            let encoder = KeyEncoder::new(&table.table).unwrap();
+            let rows = rows.iter().map(|row| {
+                let mut key = Vec::new();
+                encoder.encode(row, &mut key).unwrap();
+                (key, (projected(row, &table.table, &names), row.clone()))
+            });
+            rows.collect::<BTreeMap<_, _>>()
+        };
+        let (old, new) = (keyed(before), keyed(after));
+        for (key, (value, row)) in &old {
+            match new.get(key) {
+                None => {
+                    *out.entry(("removed", key.clone(), Some(row.clone()), None))
+                        .or_default() += 1
+                }
+                Some((other, later)) if other != value => {
+                    let rows = (Some(row.clone()), Some(later.clone()));
+                    *out.entry(("changed", key.clone(), rows.0, rows.1))
+                        .or_default() += 1;
+                }
+                Some(_) => {}
+            }
+        }
+        for (key, (_, row)) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+            *out.entry(("added", key.clone(), None, Some(row.clone())))
+                .or_default() += 1;
+        }
+        return out;
+    }
+    let mut counts: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    for ((table, rows), times) in [(before, -1), (after, 1)] {
+        for row in rows {
+            *counts
+                .entry(projected(row, &table.table, &names))
+                .or_default() += times;
+        }
+    }
+    for (value, count) in counts.into_iter().filter(|(_, count)| *count != 0) {
+        let operation = if count > 0 { "added" } else { "removed" };
+        out.insert((operation, value, None, None), count.unsigned_abs());
+    }
+    out
+}
+
+/// What a comparison gives, in the form of [`expected`].
+async fn compared(
+    comparison: &diff::Comparison<'_>,
+    pairing: &Pairing,
+    names: &[&str],
+) -> Result<(Expected, Counts), AnyFailure> {
+    let mut differences = comparison.table(pairing, Wanted::Rows).await?;
+    let mut out = Expected::new();
+    while let Some(some) = differences.next().await? {
+        for one in some {
+            let table = |side: &Option<SideTable>| side.as_ref().unwrap().table().clone();
+            let row = |version: &Option<diff::Version>| version.as_ref().map(|one| one.row.clone());
+            let (before, after) = (row(&one.before), row(&one.after));
+            let name = one.operation.name();
+            let entry = match (one.key, &before, &after) {
+                (Some(key), ..) => (name, key, before, after),
+                (None, Some(row), _) => {
+                    let value = projected(row, &table(&pairing.before), names);
+                    (name, value, None, None)
+                }
+                (None, None, row) => {
+                    let row = row.as_ref().unwrap();
+                    let value = projected(row, &table(&pairing.after), names);
+                    (name, value, None, None)
+                }
+            };
+            *out.entry(entry).or_default() += 1;
+        }
+    }
+    Ok((out, differences.finish().await?))
+}
+
+/// A day: what the database held, and what was stored of it.
+pub type Day = (Model, Manifest);
+
+/// Compares two days, and that with the model's comparison.
+async fn compare_days(rig: &Rig, snapshots: [&Snapshot; 2], days: [&Day; 2]) -> Result<(), String> {
+    let comparison = diff::start(&rig.opened, snapshots[0], snapshots[1], &[]);
+    let comparison = comparison.await.map_err(|error| error.to_string())?;
+    check_comparison(&comparison, days).await
+}
+
+/// Compares a comparison with the model's.
+pub async fn check_comparison(
+    comparison: &diff::Comparison<'_>,
+    days: [&Day; 2],
+) -> Result<(), String> {
+    let failed = |error: AnyFailure| error.to_string();
+    for pairing in &comparison.pairings {
+        let side = |day: &Day| {
+            let mut tables = day.1.tables.clone().into_iter();
+            let table = tables.find(|table| table.table.name.name == pairing.name)?;
+            Some((table, day.0[&pairing.name].clone()))
+        };
+        let (before, after) = (side(days[0]), side(days[1]));
+        let counts = comparison.table(pairing, Wanted::Counts).await;
+        let counts = counts.map_err(failed)?.finish().await.map_err(failed)?;
+        let (Some(before), Some(after)) = (&before, &after) else {
+            let rows = |side: Option<(ManifestTable, Vec<Vec<u8>>)>| {
+                side.map_or(0, |(_, rows)| rows.len() as u64)
+            };
+            let sizes = (rows(after), rows(before), 0);
+            if (counts.added, counts.removed, counts.changed) != sizes {
+                return Err(format!("table {} on one side: {counts:?}", pairing.name));
+            }
+            continue;
+        };
+        let model = expected((&before.0, &before.1), (&after.0, &after.1));
+        let count = |operation| {
+            let of = model.iter().filter(|((one, ..), _)| *one == operation);
+            of.map(|(_, times)| times).sum::<u64>()
+        };
+        let sizes = Counts {
+            added: count("added"),
+            removed: count("removed"),
+            changed: count("changed"),
+        };
+        let names = before
+            .0
+            .table
+            .columns
+            .iter()
+            .map(|column| column.name.as_str());
+        let shared = names.filter(|name| after.0.table.column(name).is_some());
+        let shared: Vec<&str> = shared.collect();
+        let found = compared(comparison, pairing, &shared)
+            .await
+            .map_err(failed)?;
+        if counts != sizes || found.1 != sizes || found.0 != model {
+            return Err(format!(
+                "table {}: {counts:?} and {:?} where the model has {sizes:?}",
+                pairing.name, found.1
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Takes `days` snapshots of the history `seed`, and compares each with its day, and random pairs
+/// of days with each other.
 async fn history(seed: u64, days: usize) -> Result<Happened, String> {
     let rig = Rig::new(seed).await;
     let mut history = History::begin(rig.place.path(), seed);
@@ -349,6 +536,15 @@ async fn history(seed: u64, days: usize) -> Result<Happened, String> {
             ));
         }
         happened.note(&reader, manifest).await;
+    }
+    let catalog = rig.opened.catalog().await.unwrap();
+    let snapshots = catalog.snapshots();
+    for _ in 0..PAIRS_COMPARED {
+        let draw = || history.below(days as u64) as usize;
+        let (before, after) = (draw(), draw());
+        let pair = [snapshots[before], snapshots[after]];
+        let compared = compare_days(&rig, pair, [&models[before], &models[after]]).await;
+        compared.map_err(|error| format!("seed {seed}, days {before} and {after}: {error}"))?;
     }
     Ok(happened)
 }
