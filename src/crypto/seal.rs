@@ -25,9 +25,23 @@ pub fn seal(
     associated: &[u8],
     buffer: &mut Vec<u8>,
 ) {
-    XChaCha20Poly1305::new(key.expose().into())
-        .encrypt_in_place(nonce.into(), associated, buffer)
+    seal_from(key, nonce, associated, buffer, 0);
+}
+
+/// Seals what `buffer` has from `start` (at most its length) on, as [`seal`] does; what stands
+/// before stays as it is and is not covered.
+pub fn seal_from(
+    key: &SymmetricKey,
+    nonce: &[u8; NONCE_BYTES],
+    associated: &[u8],
+    buffer: &mut Vec<u8>,
+    start: usize,
+) {
+    let cipher = XChaCha20Poly1305::new(key.expose().into());
+    let tag = cipher
+        .encrypt_inout_detached(nonce.into(), associated, (&mut buffer[start..]).into())
         .expect("a buffer that fits memory is below the cipher's limit of 256 GiB");
+    buffer.extend_from_slice(&tag);
 }
 
 /// Opens `buffer` in place and takes the tag away.

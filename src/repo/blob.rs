@@ -228,12 +228,10 @@ impl Realm {
         if planted::is("nonce from chunk id") {
             nonce.copy_from_slice(&facts.name.0[..24]);
         }
-        let mut body = Vec::with_capacity(packed.len() + 16);
-        body.extend_from_slice(packed);
-        seal::seal(key, &nonce, &self.chunk_associated(facts), &mut body);
-        let mut out = Vec::with_capacity(24 + body.len());
+        let mut out = Vec::with_capacity(SEAL_BYTES + packed.len());
         out.extend_from_slice(&nonce);
-        out.append(&mut body);
+        out.extend_from_slice(packed);
+        seal::seal_from(key, &nonce, &self.chunk_associated(facts), &mut out, 24);
         out
     }
 

@@ -286,6 +286,20 @@ impl RowBatch {
         }
     }
 
+    /// A batch with room for `rows` rows of `bytes` bytes together.
+    pub fn with_room(bytes: usize, rows: usize) -> Self {
+        RowBatch {
+            bytes: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(rows),
+        }
+    }
+
+    /// An empty batch with a little more room than this one has used, for rows that are alike.
+    pub fn alike(&self) -> Self {
+        let (bytes, rows) = (self.bytes.len(), self.ends.len());
+        RowBatch::with_room(bytes + bytes / 8, rows + rows / 8)
+    }
+
     /// Adds a row that `write` appends to the buffer, cell by cell.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);

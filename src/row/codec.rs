@@ -246,6 +246,7 @@ fn take_header(input: &mut Reader<'_>, columns: usize, limits: Limits) -> Result
 pub struct Decoder {
     columns: Vec<Column>,
     column: ColumnDecoder,
+    deleted: KeyBatch,
 }
 
 impl Decoder {
@@ -267,27 +268,73 @@ impl Decoder {
         chunk: &mut DecodedChunk,
     ) -> Result<(), Error> {
         chunk.rows.clear();
-        chunk.deleted.clear();
         let mut input = Reader::new(bytes, "layout");
-        let header = take_header(&mut input, columns, limits)?;
+        let header = self.read(&mut input, columns, limits, &mut chunk.deleted)?;
+        input.finish()?;
+        self.interleave(&header, &mut chunk.rows);
+        if chunk.rows.bytes().len() + chunk.deleted.bytes().len() != header.raw {
+            return Err(Error::Damaged { what: "raw length" });
+        }
+        Ok(())
+    }
+
+    /// Whether the chunk `bytes` of a table of `columns` columns holds exactly `rows` and
+    /// `deleted`: everything is decoded, and compared with them cell by cell.
+    pub fn holds(
+        &mut self,
+        bytes: &[u8],
+        columns: usize,
+        rows: &RowBatch,
+        deleted: &KeyBatch,
+    ) -> bool {
+        let mut found = std::mem::take(&mut self.deleted);
+        let mut input = Reader::new(bytes, "layout");
+        let read = self.read(&mut input, columns, Limits::default(), &mut found);
+        let whole = read.ok().filter(|_| input.finish().is_ok());
+        let same = whole.is_some_and(|header| {
+            header.raw == rows.bytes().len() + deleted.bytes().len()
+                && header.rows == rows.len()
+                && found == *deleted
+                && (0..rows.len()).all(|row| self.row_is(row, rows.row(row)))
+        });
+        self.deleted = found;
+        same
+    }
+
+    /// Whether the cells of all columns in `row` are those of `wanted`, and no others follow.
+    fn row_is(&self, row: usize, wanted: &[u8]) -> bool {
+        let mut rest = wanted;
+        self.columns.iter().all(|column| {
+            let after = rest.strip_prefix(column.cell(row));
+            rest = after.unwrap_or_default();
+            after.is_some()
+        }) && rest.is_empty()
+    }
+
+    /// Reads all columns, if there are rows, and the deleted keys.
+    fn read(
+        &mut self,
+        input: &mut Reader<'_>,
+        columns: usize,
+        limits: Limits,
+        deleted: &mut KeyBatch,
+    ) -> Result<Header, Error> {
+        deleted.clear();
+        let header = take_header(input, columns, limits)?;
         if header.rows > 0 {
             self.columns.resize_with(columns, Column::default);
             let mut left = header.raw;
             for (position, column) in self.columns.iter_mut().enumerate() {
                 self.column
-                    .decode(&mut input, position, header.rows, left, column)?;
+                    .decode(input, position, header.rows, left, column)?;
                 let damaged = Error::Damaged { what: "raw length" };
                 left = left
                     .checked_sub(column.raw_bytes(header.rows))
                     .ok_or(damaged)?;
             }
-            self.interleave(&header, &mut chunk.rows);
         }
-        take_keys(&mut input, header.deleted, &mut chunk.deleted)?;
-        if chunk.rows.bytes().len() + chunk.deleted.bytes().len() != header.raw {
-            return Err(Error::Damaged { what: "raw length" });
-        }
-        input.finish()
+        take_keys(input, header.deleted, deleted)?;
+        Ok(header)
     }
 
     /// Puts the cells of all columns together, row after row.
@@ -539,6 +586,15 @@ mod tests {
             let chunk = decode(&bytes, columns, Limits::default()).unwrap();
             prop_assert_eq!(&chunk.rows, &rows);
             prop_assert_eq!(&chunk.deleted, &deleted);
+            let mut decoder = Decoder::new();
+            prop_assert!(decoder.holds(&bytes, columns, &rows, &deleted));
+            if let Some(last) = rows.len().checked_sub(1) {
+                let mut fewer = RowBatch::default();
+                rows.iter().take(last).for_each(|row| fewer.push(row));
+                prop_assert!(!decoder.holds(&bytes, columns, &fewer, &deleted));
+            }
+            let other = KeyBatch::default();
+            prop_assert_eq!(decoder.holds(&bytes, columns, &rows, &other), deleted.is_empty());
 
             let wanted: Vec<usize> = (0..columns).rev().step_by(2).collect();
             let found = decode_columns(&bytes, columns, &wanted, Limits::default()).unwrap();
@@ -581,6 +637,9 @@ mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
+            let decoded = decode(&bytes, columns, Limits::default());
+            let same = decoded.is_ok_and(|chunk| chunk.rows == rows && chunk.deleted == deleted);
+            prop_assert_eq!(Decoder::new().holds(&bytes, columns, &rows, &deleted), same);
             if let Ok(chunk) = decode(&bytes, columns, limits) {
                 prop_assert!(chunk.rows.bytes().len() + chunk.deleted.bytes().len() <= 1 << 16);
                 for row in chunk.rows.iter() {

@@ -463,6 +463,11 @@ fn take_bytes(rest: &mut &[u8]) -> Option<Vec<u8>> {
 pub struct KeyBatch(RowBatch);
 
 impl KeyBatch {
+    /// A batch with room for `keys` keys of `bytes` bytes together.
+    pub fn with_capacity(bytes: usize, keys: usize) -> Self {
+        KeyBatch(RowBatch::with_room(bytes, keys))
+    }
+
     /// Adds a key.
     pub fn push(&mut self, key: &[u8]) {
         self.0.push(key);

@@ -232,6 +232,8 @@ fn digest(
 ) -> Result<Digested, Error> {
     let mut keys = KeyBatch::default();
     if let Some(encoder) = encoder {
+        // Most keys are a number or a UUID.
+        keys = KeyBatch::with_capacity(rows.len() * 18, rows.len());
         let keyed = encoder.encode_all(&rows, &mut keys);
         keyed.map_err(|source| Error::Row {
             table: table.to_owned(),
