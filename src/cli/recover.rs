@@ -60,6 +60,7 @@ struct RestoreDocument {
     rows: u64,
     verified: bool,
     duration_ms: u64,
+    read_back_ms: u64,
     kept: Option<String>,
     safety_snapshot: Option<String>,
 }
@@ -108,6 +109,7 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
             rows: restored.rows,
             verified: true,
             duration_ms: restored.duration.as_millis() as u64,
+            read_back_ms: restored.read_back.as_millis() as u64,
             kept: None,
             safety_snapshot: None,
         })?;

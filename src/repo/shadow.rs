@@ -44,6 +44,16 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// Other rows arrived than the source has by its own count.
+    #[error("table {table} has {counted} rows by its server's count, and {arrived} arrived")]
+    Count {
+        /// The table.
+        table: String,
+        /// By the source's own count.
+        counted: u64,
+        /// What arrived.
+        arrived: u64,
+    },
     /// What was found does not add up.
     #[error("table {table} does not add up: {what}")]
     Sum {
@@ -59,7 +69,7 @@ impl Failure for Error {
         match self {
             Error::Table(error) => error.class(),
             Error::State(error) => error.class(),
-            Error::Damaged { .. } => Class::Corrupt,
+            Error::Damaged { .. } | Error::Count { .. } => Class::Corrupt,
             Error::Sum { .. } => Class::Bug,
         }
     }
@@ -68,6 +78,9 @@ impl Failure for Error {
             Error::Table(error) => error.hint(),
             Error::State(error) => error.hint(),
             Error::Damaged { .. } => Some("run the backup again with --full".into()),
+            Error::Count { .. } => {
+                Some("no snapshot was made; let the database's own tools check the table".into())
+            }
             Error::Sum { .. } => Some(
                 "no snapshot was made; run the backup again with --full, and report this".into(),
             ),

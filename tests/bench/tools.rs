@@ -66,7 +66,14 @@ impl Rowvault {
 
     /// Restores `snapshot` to `url`.
     pub fn restore(&self, snapshot: &str, url: &str) -> Cost {
-        self.json(&format!("restore {snapshot} --to '{url}'")).0
+        self.restore_timed(snapshot, url).0
+    }
+
+    /// As `restore`, and how many seconds of it went into reading everything back.
+    pub fn restore_timed(&self, snapshot: &str, url: &str) -> (Cost, f64) {
+        let (cost, document) = self.json(&format!("restore {snapshot} --to '{url}'"));
+        let read_back = document["read_back_ms"].as_f64().unwrap_or(0.0);
+        (cost, read_back / 1000.0)
     }
 
     /// How many bytes the repository has.

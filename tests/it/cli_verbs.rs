@@ -166,6 +166,7 @@ fn restore_gives_the_same_rows_and_the_ledger_tells_it() {
             "rows",
             "verified",
             "duration_ms",
+            "read_back_ms",
             "kept",
             "safety_snapshot"
         ]

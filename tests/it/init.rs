@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowvault::clock::{Clock, ManualClock, SystemClock, Timestamp};
+use rowvault::config::secret;
 use rowvault::crypto::keyslot::PassphraseCost;
 use rowvault::failure::{AnyFailure, Class, Failure};
 use rowvault::format::keyring::Sources;
@@ -16,7 +17,7 @@ use rowvault::format::repository::CHUNK_TARGET_BYTES;
 use rowvault::job::init::{First, Outcome, Request, init};
 use rowvault::job::keys::{self, Addition};
 use rowvault::random::{Random, SeededRandom, SystemRandom};
-use rowvault::repo::keys::file::{read_key_file, read_passphrase};
+use rowvault::repo::keys::file::read_key_file;
 use rowvault::repo::keys::writer::Rights;
 use rowvault::repo::keys::{Error, Opening, Unlock, open};
 use rowvault::repo::verdict;
@@ -309,18 +310,19 @@ fn passphrase_file_gives_its_line_and_refuses_others_eyes() {
     };
     let read = || {
         use secrecy::ExposeSecret;
-        read_passphrase(&path).map(|secret| secret.expose_secret().to_owned())
+        secret::read("passphrase", &path).map(|secret| secret.expose_secret().to_owned())
     };
     for (text, expected) in [
         ("a b ", "a b "),
         ("x\n", "x"),
         ("x\r\n", "x"),
         ("x\n\n", "x\n"),
-        ("", ""),
     ] {
         write(text.as_bytes());
         assert_eq!(read().unwrap(), expected);
     }
+    write(b"");
+    assert_eq!(read().unwrap_err().class(), Class::Invalid);
     write(&vec![b'x'; (1 << 20) + 3]);
     assert_eq!(read().unwrap_err().class(), Class::Invalid);
     write(&[0xff, 0xfe]);

@@ -286,7 +286,7 @@ fn run_server(dir: &Path, port: u16, options: &[&str]) -> Child {
         .expect("mariadbd must be installed (apt-get install mariadb-server)")
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -47,6 +47,14 @@ fn owner() -> Option<(u32, u32)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// Makes the server's user the owner of `path`, where that is not us.
+pub fn give_to_server(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        let (user, group) = owner().expect("the user postgres is there");
+        chown(path, Some(user), Some(group)).unwrap();
+    }
+}
+
 impl Server {
     /// Debian's server, shared by all tests that run at the same time; none where there is none.
     pub fn shared() -> Option<Arc<Server>> {
@@ -69,6 +77,59 @@ impl Server {
         Some(Server::start(bin, settings))
     }
 
+    /// A server of Debian's version that is reached over TCP too, at the port that is returned;
+    /// `access` is its whole pg_hba.conf, the first line of which should let us in by the socket.
+    pub fn over_tcp(access: &str) -> Option<(Server, u16)> {
+        let port = crate::mysql_server::free_port();
+        let settings = format!("listen_addresses = '127.0.0.1'\nport = {port}");
+        let bin = Path::new(DEBIAN);
+        if !bin.join("postgres").is_file() {
+            eprintln!("skipped: no PostgreSQL server in {DEBIAN}");
+            return None;
+        }
+        let server = Server::start_on(bin, &settings, port);
+        let file = server.directory.path().join("data/pg_hba.conf");
+        std::fs::write(file, access).unwrap();
+        server.ask("postgres", "SELECT pg_reload_conf()");
+        Some((server, port))
+    }
+
+    /// A copy of this server that follows it, in recovery, for as long as both live.
+    pub fn standby(&self) -> Server {
+        let directory = Server::directory();
+        let made = as_server_user(&self.bin.join("pg_basebackup"))
+            .args([
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "-U",
+                "postgres",
+            ])
+            .arg("-h")
+            .arg(self.directory.path())
+            .args(["-p", &self.port.to_string()])
+            .arg("-D")
+            .arg(directory.path().join("data"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let sockets = format!(
+            "unix_socket_directories = '{}'\n",
+            directory.path().display()
+        );
+        let config = directory.path().join("data/postgresql.conf");
+        let mut config = std::fs::OpenOptions::new()
+            .append(true)
+            .open(config)
+            .unwrap();
+        config.write_all(sockets.as_bytes()).unwrap();
+        Server::of(directory, &self.bin, self.port)
+    }
+
+    /// The directory of the server, where its user may write.
+    pub fn place(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A server of PostgreSQL 18, from the directory that `ROWVAULT_PG18_BIN` names.
     pub fn eighteen(settings: &str) -> Option<Server> {
         match std::env::var_os("ROWVAULT_PG18_BIN") {
@@ -82,13 +143,19 @@ impl Server {
 
     /// A new cluster with `settings` added to its configuration.
     pub fn start(bin: &Path, settings: &str) -> Server {
+        Server::start_on(bin, settings, 5432)
+    }
+
+    fn directory() -> tempfile::TempDir {
         let directory = tempfile::Builder::new().prefix("rvpg").tempdir().unwrap();
+        give_to_server(directory.path());
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        directory
+    }
+
+    fn start_on(bin: &Path, settings: &str, port: u16) -> Server {
+        let directory = Server::directory();
         let path = directory.path();
-        if rustix::process::geteuid().is_root() {
-            let (user, group) = owner().expect("the user postgres is there");
-            chown(path, Some(user), Some(group)).unwrap();
-        }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let made = as_server_user(&bin.join("initdb"))
             .arg("-D")
             .arg(path.join("data"))
@@ -122,8 +189,12 @@ impl Server {
             path.display()
         )
         .unwrap();
-        let port = 5432;
-        let child = Server::run(bin, path);
+        Server::of(directory, bin, port)
+    }
+
+    /// The server whose cluster stands in `directory`.
+    fn of(directory: tempfile::TempDir, bin: &Path, port: u16) -> Server {
+        let child = Server::run(bin, directory.path());
         let server = Server {
             directory,
             bin: bin.to_owned(),

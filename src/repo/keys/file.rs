@@ -1,4 +1,4 @@
-//! Files that hold a secret: key files, recovery sheets, passphrases.
+//! Files that hold a key: key files and recovery sheets.
 //!
 //! Read only where nobody else can read them, written readable for their owner alone. A new one is
 //! staged beside its place before the repository knows its key, and published after. Invariant: no
@@ -9,12 +9,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::Error;
 use crate::clock::Timestamp;
-use crate::crypto::keyslot::PASSPHRASE_BYTES_MAX;
 use crate::failure::{Class, Failure};
 use crate::format::keyslot::text::{KeyFile, SlotKey, TEXT_BYTES_MAX};
 use crate::store::Store;
@@ -27,17 +25,6 @@ const OTHERS: u32 = 0o077;
 /// Invalid: others can read it, it is no text, or holds no key; the file system's.
 pub fn read_key_file(path: &Path) -> Result<KeyFile, Error> {
     Ok(KeyFile::parse(&read(path, TEXT_BYTES_MAX)?)?)
-}
-
-/// Reads a passphrase: all of the file but the end of its last line.
-///
-/// # Errors
-/// Invalid: others can read it, it is no text, too long; the file system's.
-pub fn read_passphrase(path: &Path) -> Result<SecretString, Error> {
-    let text = read(path, PASSPHRASE_BYTES_MAX + 2)?;
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    let line = line.strip_suffix('\r').unwrap_or(line);
-    Ok(SecretString::from(line))
 }
 
 fn read(path: &Path, most: usize) -> Result<Zeroizing<String>, Error> {

@@ -334,10 +334,11 @@ impl TableWalk {
             what,
         };
         if counted != sums.rows {
-            return Err(sum(format!(
-                "the server counted {counted} rows and {} arrived",
-                sums.rows
-            )));
+            return Err(Error::Count {
+                table: self.table.name.to_string(),
+                counted,
+                arrived: sums.rows,
+            });
         }
         let Some(old) = &self.old else {
             return Ok(None);

@@ -222,6 +222,7 @@ impl Failure for Error {
             Error::Connect { class, .. } => match class {
                 Class::Denied => "check user, password and the host the server sees".into(),
                 Class::Missing => "check the name of the database".into(),
+                Class::Invalid => "check ssl-mode, and whether the server offers TLS".into(),
                 _ => "check that the server runs and that host, port or socket are right".into(),
             },
             Error::Lost { .. } => "look into the server's log, then run it again".into(),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder, Row, SslOpts, Value};
+use mysql_async::{Conn, DriverError, OptsBuilder, Row, SslOpts, Value};
 use secrecy::ExposeSecret;
 
 use super::error::{Error, class_of};
@@ -104,6 +104,10 @@ impl Session {
             Err(_) => return Err(failed(Class::Transient, "no answer in 20 s".into())),
             Ok(Err(mysql_async::Error::Server(error))) => {
                 return Err(failed(class_of(error.code), error.message));
+            }
+            Ok(Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer))) => {
+                let what = "ssl-mode asks for TLS, and the server has none";
+                return Err(failed(Class::Invalid, what.into()));
             }
             Ok(Err(error)) => return Err(failed(Class::Transient, error.to_string())),
             Ok(Ok(conn)) => conn,
