@@ -284,6 +284,9 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// From this size on it pays to read a table over several connections.
+const RANGED_BYTES: u64 = 64 << 20;
+
 /// What a capture leaves out and how hard it works; one set for all engines.
 #[derive(Clone)]
 pub struct SourceOptions {
@@ -293,6 +296,9 @@ pub struct SourceOptions {
     pub exclude_data: Vec<TablePattern>,
     /// How many tables may be read at once, where the engine can (1 or more).
     pub parallel: usize,
+    /// Tables of at least so many bytes are read in key ranges, several at once, where the engine
+    /// can and `parallel` allows.
+    pub ranged_bytes: u64,
     /// The only place to look for PostgreSQL's client tools; none for the usual places.
     pub pg_bin_dir: Option<PathBuf>,
     /// Where the time comes from.
@@ -308,6 +314,7 @@ impl Default for SourceOptions {
             exclude_tables: Vec::new(),
             exclude_data: Vec::new(),
             parallel: 2,
+            ranged_bytes: RANGED_BYTES,
             pg_bin_dir: None,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),

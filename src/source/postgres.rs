@@ -23,6 +23,8 @@ mod state;
 mod rows;
 mod slices;
 
+mod ranges;
+
 mod capture;
 
 mod empty;

@@ -34,6 +34,7 @@ mod mysql_samples;
 mod mysql_server;
 mod postgres_faults;
 mod postgres_pipe;
+mod postgres_ranges;
 mod postgres_reach;
 mod postgres_round_trip;
 mod postgres_server;

@@ -15,12 +15,10 @@ use tokio::sync::{Mutex, Semaphore};
 use super::catalog::{self, Found};
 use super::client::{Client, LOCK_WAIT_MS};
 use super::error::Error;
-use super::structure::{ARCHIVE, LARGE_OBJECTS};
-use super::{facts, quote, rows, state, tools};
+use super::structure::{self, ARCHIVE};
+use super::{facts, quote, ranges, rows, state, tools};
 use crate::failure::{AnyFailure, Class};
-use crate::row::schema::{
-    Column, Engine, Key, KeyOrder, KeyOrigin, Structure, StructurePart, Table, TableName, ValueKind,
-};
+use crate::row::schema::{Engine, Structure, StructurePart, Table, TableName};
 use crate::source::address::{ServerUrl, SourceOptions, SourceUrl};
 use crate::source::{Order, PieceSender, Source};
 
@@ -114,7 +112,14 @@ impl Source for Capture {
 
     async fn read(&self, table: &Table, order: Order, out: PieceSender) -> Result<u64, AnyFailure> {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
-        Ok(begun.read(&self.server, table, order, &out).await?)
+        let asked = Asked {
+            server: &self.server,
+            table,
+            order,
+            ranged_bytes: self.options.ranged_bytes,
+            parallel: self.parallel(),
+        };
+        Ok(begun.read(&asked, &out).await?)
     }
 
     fn parallel(&self) -> usize {
@@ -131,41 +136,104 @@ fn not_begun() -> Error {
     Error::stated(Class::Bug, "the capture has not begun", "")
 }
 
+/// A table that is asked for.
+struct Asked<'a> {
+    server: &'a ServerUrl,
+    table: &'a Table,
+    order: Order,
+    /// From this size on it may be read in key ranges.
+    ranged_bytes: u64,
+    parallel: usize,
+}
+
 impl Begun {
-    async fn read(
-        &self,
-        server: &ServerUrl,
-        table: &Table,
-        order: Order,
-        out: &PieceSender,
-    ) -> Result<u64, Error> {
+    async fn read(&self, asked: &Asked<'_>, out: &PieceSender) -> Result<u64, Error> {
         let _slot = self.slots.acquire().await.map_err(|_| not_begun())?;
         self.cancel_strays().await?;
-        let mut client = self.worker(server).await?;
-        let mut stray = Stray {
-            backend: Some(client.backend()),
-            strays: self.strays.clone(),
+        let read = self.read_table(asked, out).await;
+        if read.is_err() {
+            // The first error is the one to tell.
+            let _ = self.cancel_strays().await;
+        }
+        read
+    }
+
+    async fn read_table(&self, asked: &Asked<'_>, out: &PieceSender) -> Result<u64, Error> {
+        let (mut client, stray) = self.held(asked.server).await?;
+        let table = asked.table;
+        let candidates = rows::candidates(&mut client, table).await?;
+        let sliced = !candidates.is_empty();
+        let plan = match asked.order {
+            Order::Physical => None,
+            _ => {
+                let (bytes, parallel) = (asked.ranged_bytes, asked.parallel);
+                let plan = ranges::plan(&mut client, table, sliced, bytes, parallel).await?;
+                Some(plan).filter(|plan| plan.ranges.len() > 1)
+            }
         };
+        self.give_back(client, stray);
+        let came = match plan {
+            None => self.read_range(asked, &candidates, None, out).await?,
+            Some(plan) => {
+                let reading = |range: usize, turn, pieces: PieceSender| {
+                    let range = Some((&plan.ranges[range][..], turn));
+                    let candidates = &candidates;
+                    async move { self.read_range(asked, candidates, range, &pieces).await }
+                };
+                let stopped = || Error::Stopped {
+                    table: table.name.to_string(),
+                };
+                ranges::join(&plan, &self.slots, out, stopped, reading).await?
+            }
+        };
+        let (mut client, stray) = self.held(asked.server).await?;
+        let counted = rows::check(&mut client, table, came).await?;
+        self.give_back(client, stray);
+        Ok(counted)
+    }
+
+    /// Reads rows over a connection of its own; one whose read failed is closed hard.
+    async fn read_range(
+        &self,
+        asked: &Asked<'_>,
+        candidates: &[usize],
+        range: Option<(&str, rows::Turn)>,
+        out: &PieceSender,
+    ) -> Result<u64, Error> {
+        let (mut client, stray) = self.held(asked.server).await?;
         let read = rows::Read {
-            table,
-            order,
+            table: asked.table,
+            order: asked.order,
             encoding: &self.encoding,
             side: &self.main,
+            candidates,
+            range,
         };
         match rows::read(&mut client, &read, out).await {
             Ok(count) => {
-                stray.backend = None;
-                self.idle().push(client);
+                self.give_back(client, stray);
                 Ok(count)
             }
             Err(error) => {
                 client.close_hard().await;
-                drop(stray);
-                // The first error is the one to tell.
-                let _ = self.cancel_strays().await;
                 Err(error)
             }
         }
+    }
+
+    /// A connection, and what remembers it where it is not given back.
+    async fn held(&self, server: &ServerUrl) -> Result<(Client, Stray), Error> {
+        let client = self.worker(server).await?;
+        let stray = Stray {
+            backend: Some(client.backend()),
+            strays: self.strays.clone(),
+        };
+        Ok((client, stray))
+    }
+
+    fn give_back(&self, client: Client, mut stray: Stray) {
+        stray.backend = None;
+        self.idle().push(client);
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
@@ -312,7 +380,7 @@ impl Capture {
         let left_out: Vec<TableName> = left_out.map(|t| t.name.clone()).collect();
         state.unchecked_keys = state::unchecked_keys(main, &left_out).await?;
         if !state.large_objects.is_empty() {
-            tables.push(large_objects());
+            tables.push(structure::large_objects());
         }
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         if !excluded.is_empty() {
@@ -509,38 +577,4 @@ async fn lock(
         client.run(&sql, "locking the tables").await?;
     }
     Ok(())
-}
-
-/// Large objects as a table: their bytes are rows of 2 KiB pages.
-fn large_objects() -> Table {
-    let column = |name: &str, type_name: &str, kind| Column {
-        name: name.into(),
-        type_name: type_name.into(),
-        kind,
-        nullable: false,
-        default: None,
-        collation: None,
-        hidden: false,
-        facts: BTreeMap::new(),
-    };
-    Table {
-        name: TableName {
-            schema: Some(LARGE_OBJECTS.0.into()),
-            name: LARGE_OBJECTS.1.into(),
-        },
-        columns: vec![
-            column("loid", "oid", ValueKind::Integer),
-            column("pageno", "integer", ValueKind::Integer),
-            column("data", "bytea", ValueKind::Text),
-        ],
-        generated: Vec::new(),
-        key: Some(Key {
-            origin: KeyOrigin::Primary,
-            columns: vec![(0, KeyOrder::Integer), (1, KeyOrder::Integer)],
-        }),
-        foreign_keys: Vec::new(),
-        unique: Vec::new(),
-        with_rows: true,
-        facts: BTreeMap::from([("large_objects".into(), "true".into())]),
-    }
 }

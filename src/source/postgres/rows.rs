@@ -3,9 +3,9 @@
 //! Cells whose text is longer than 1 MiB are left out of the COPY by their length and read in
 //! slices through a second connection with the same view of the database; a table without
 //! out-of-line values pays nothing for that. Invariant: the number of rows sent equals the
-//! server's own count under the same snapshot, or the read fails.
+//! server's own count under the same snapshot ([`check`]), or the read fails.
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::catalog::CONDITION;
 use super::client::{Client, text_format};
@@ -30,19 +30,41 @@ pub struct Read<'r> {
     pub encoding: &'r str,
     /// A second connection with the same view, for slices of large cells.
     pub side: &'r Mutex<Client>,
+    /// Columns that may hold a large cell, as [`candidates`] found them.
+    pub candidates: &'r [usize],
+    /// Which rows are read, and when their pieces go on; all and at once without it.
+    pub range: Option<(&'r str, Turn)>,
 }
 
-/// Sends every row of a table, and returns how many there were by the server's own count.
+/// When a range's pieces begin to go on, instead of waiting behind those of other ranges.
+#[derive(Clone)]
+pub struct Turn {
+    range: usize,
+    now: watch::Receiver<usize>,
+}
+
+impl Turn {
+    /// The turn of the range with this number, where `now` says whose turn it is.
+    pub fn new(range: usize, now: watch::Receiver<usize>) -> Turn {
+        Turn { range, now }
+    }
+
+    async fn come(&self) {
+        // Without a sender nobody waits for anything any more.
+        let _ = self.now.clone().wait_for(|now| *now >= self.range).await;
+    }
+}
+
+/// Sends rows of a table, and returns how many there were.
 ///
 /// # Errors
-/// As the server says; Corrupt where counts differ. The client must be closed then.
+/// As the server says. The client must be closed then.
 pub async fn read(client: &mut Client, read: &Read<'_>, out: &PieceSender) -> Result<u64, Error> {
-    let doing = format!("reading table {}", read.table.name);
-    let candidates = candidates(client, read.table, &doing).await?;
-    let sql = select(read, &candidates);
+    let doing = doing(read.table);
+    let sql = select(read, read.candidates);
     let mut sender = Sender {
         read,
-        marked: !candidates.is_empty(),
+        marked: !read.candidates.is_empty(),
         batch: RowBatch::with_capacity(BATCH_BYTES + BATCH_BYTES / 8),
         row: Vec::new(),
         escaped: Vec::new(),
@@ -66,20 +88,58 @@ pub async fn read(client: &mut Client, read: &Read<'_>, out: &PieceSender) -> Re
     }
     drop(stream);
     sender.flush().await?;
-    let sent = sender.sent;
-    let count = format!("SELECT pg_catalog.count(*)::text FROM {}", from(read.table));
-    let counted = client.value(&count, &doing).await?;
-    if !carry.is_empty() || counted != sent.to_string() {
+    match carry.is_empty() {
+        true => Ok(sender.sent),
+        false => Err(malformed(read.table)),
+    }
+}
+
+/// Sends every row of a table as it lies, and returns how many there were by the server's count.
+///
+/// # Errors
+/// As [`read`] and [`check`].
+pub async fn read_all(
+    client: &mut Client,
+    table: &Table,
+    encoding: &str,
+    side: &Mutex<Client>,
+    out: &PieceSender,
+) -> Result<u64, Error> {
+    let candidates = candidates(client, table).await?;
+    let all = Read {
+        table,
+        order: Order::Physical,
+        encoding,
+        side,
+        candidates: &candidates,
+        range: None,
+    };
+    let came = read(client, &all, out).await?;
+    check(client, table, came).await
+}
+
+/// Compares the rows that came with the server's own count, and returns it.
+///
+/// # Errors
+/// Corrupt where they differ; as the server says.
+pub async fn check(client: &mut Client, table: &Table, came: u64) -> Result<u64, Error> {
+    let count = format!("SELECT pg_catalog.count(*)::text FROM {}", from(table));
+    let counted = client.value(&count, &doing(table)).await?;
+    if counted != came.to_string() {
         return Err(Error::stated(
             Class::Corrupt,
             format!(
-                "table {} has {counted} rows by the server's count, and {sent} came",
-                read.table.name
+                "table {} has {counted} rows by the server's count, and {came} came",
+                table.name
             ),
             "check the table's indexes (amcheck) and run it again",
         ));
     }
-    Ok(sent)
+    Ok(came)
+}
+
+fn doing(table: &Table) -> String {
+    format!("reading table {}", table.name)
 }
 
 /// `ONLY table`, with the condition of an extension's configuration table.
@@ -92,7 +152,10 @@ fn from(table: &Table) -> String {
 }
 
 /// Positions of columns that may hold a large cell: none where nothing is stored out of line.
-async fn candidates(client: &mut Client, table: &Table, doing: &str) -> Result<Vec<usize>, Error> {
+///
+/// # Errors
+/// As the server says.
+pub async fn candidates(client: &mut Client, table: &Table) -> Result<Vec<usize>, Error> {
     if table.name.schema.as_deref() == Some(LARGE_OBJECTS.0) {
         return Ok(Vec::new());
     }
@@ -103,7 +166,7 @@ async fn candidates(client: &mut Client, table: &Table, doing: &str) -> Result<V
          AND c.reltoastrelid <> 0 AND pg_catalog.pg_relation_size(c.reltoastrelid) > 0",
         quote::literal(&quote::table(&table.name))
     );
-    let rows = client.rows(&sql, doing).await?;
+    let rows = client.rows(&sql, &doing(table)).await?;
     let names = rows.iter().filter_map(|row| row.first()?.as_deref());
     let mut found: Vec<usize> = names.filter_map(|name| table.column(name)).collect();
     found.sort_unstable();
@@ -148,11 +211,20 @@ fn select(read: &Read<'_>, candidates: &[usize]) -> String {
         ));
     }
     format!(
-        "SELECT {} FROM {}{}",
+        "SELECT {} FROM {}{}{}",
         list.join(", "),
         from(table),
+        condition(read),
         order_by(read)
     )
+}
+
+/// Only a table without a condition of its own is read in ranges.
+fn condition(read: &Read<'_>) -> String {
+    match &read.range {
+        Some((range, _)) => format!(" WHERE {range}"),
+        None => String::new(),
+    }
 }
 
 fn order_by(read: &Read<'_>) -> String {
@@ -292,6 +364,10 @@ impl Sender<'_> {
             row: &cut.row,
             encoding: self.read.encoding,
         };
+        // Who waits behind other ranges must not keep them from the one connection for slices.
+        if let Some((_, turn)) = &self.read.range {
+            turn.come().await;
+        }
         let mut side = self.read.side.lock().await;
         slices::read(&mut side, &place, self.out).await
     }
@@ -307,7 +383,7 @@ impl Sender<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let fresh = RowBatch::with_capacity(BATCH_BYTES + BATCH_BYTES / 8);
+        let fresh = self.batch.alike();
         let full = std::mem::replace(&mut self.batch, fresh);
         self.send(Piece::Rows(full)).await
     }

@@ -5,11 +5,15 @@
 //! of it was read inside the capture's snapshot, but for counters, which a server does not
 //! version: they are read after it, so that they are never behind the rows.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use crate::failure::Class;
-use crate::row::schema::{Structure, StructurePart};
+use crate::row::schema::{
+    Column, Key, KeyOrder, KeyOrigin, Structure, StructurePart, Table, TableName, ValueKind,
+};
 
 /// The name of the part that holds the archive.
 pub const ARCHIVE: &str = "pg_dump";
@@ -152,4 +156,38 @@ pub fn part<'s>(structure: &'s Structure, name: &str) -> Result<&'s [u8], Error>
             "restore another snapshot",
         )
     })
+}
+
+/// Large objects as a table: their bytes are rows of 2 KiB pages.
+pub fn large_objects() -> Table {
+    let column = |name: &str, type_name: &str, kind| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        kind,
+        nullable: false,
+        default: None,
+        collation: None,
+        hidden: false,
+        facts: BTreeMap::new(),
+    };
+    Table {
+        name: TableName {
+            schema: Some(LARGE_OBJECTS.0.into()),
+            name: LARGE_OBJECTS.1.into(),
+        },
+        columns: vec![
+            column("loid", "oid", ValueKind::Integer),
+            column("pageno", "integer", ValueKind::Integer),
+            column("data", "bytea", ValueKind::Text),
+        ],
+        generated: Vec::new(),
+        key: Some(Key {
+            origin: KeyOrigin::Primary,
+            columns: vec![(0, KeyOrder::Integer), (1, KeyOrder::Integer)],
+        }),
+        foreign_keys: Vec::new(),
+        unique: Vec::new(),
+        with_rows: true,
+        facts: BTreeMap::from([("large_objects".into(), "true".into())]),
+    }
 }

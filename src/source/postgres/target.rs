@@ -127,13 +127,8 @@ impl Target for Making {
         let prepared = self.prepared()?;
         let _slot = prepared.slots.acquire().await.map_err(|_| not_prepared())?;
         let mut client = prepared.worker().await?;
-        let read = rows::Read {
-            table,
-            order: Order::Physical,
-            encoding: &prepared.encoding,
-            side: &prepared.side,
-        };
-        match rows::read(&mut client, &read, &out).await {
+        let (encoding, side) = (&prepared.encoding, &prepared.side);
+        match rows::read_all(&mut client, table, encoding, side, &out).await {
             Ok(count) => {
                 prepared.idle().push(client);
                 Ok(count)
