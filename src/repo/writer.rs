@@ -5,7 +5,7 @@
 //! stored only after its pack and the index that names it are durable (`finish`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::crypto::envelope;
 use crate::crypto::key::SymmetricKey;
 use crate::crypto::seal;
-use crate::failure::{Class, Failure};
+use crate::failure::{AnyFailure, Class, Failure};
 use crate::format::index::{Index as IndexBody, IndexedPack};
 use crate::format::pack::{
     ChunkKind, Entry, Footer, Head, SESSION_BYTES, SessionRecord, write_trailer,
@@ -40,6 +40,16 @@ pub enum Error {
     /// The storage, or an object in it.
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    /// The storage did not take a pack; whoever adds a chunk afterwards is told the same.
+    #[error("{what}")]
+    Refused {
+        /// What the caller must do.
+        class: Class,
+        /// What the storage said.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// The uploader ended before its work did.
     #[error("uploading stopped: {reason}")]
     Stopped {
@@ -64,6 +74,7 @@ impl Failure for Error {
     fn class(&self) -> Class {
         match self {
             Error::Vault(error) => error.class(),
+            Error::Refused { class, .. } => *class,
             Error::Stopped { .. } => Class::Transient,
             Error::PackGone { .. } | Error::Session => Class::Corrupt,
             Error::Mismatch => Class::Bug,
@@ -77,6 +88,7 @@ impl Failure for Error {
             }
             Error::Mismatch => Some("check the machine's memory, and report this".into()),
             Error::Session => Some("use an unaltered key file".into()),
+            Error::Refused { hint, .. } => hint.clone(),
             Error::Stopped { .. } => None,
         }
     }
@@ -122,7 +134,18 @@ struct Progress {
     written: Written,
 }
 
-type Uploader = JoinHandle<Result<Vec<IndexedPack>, store::Error>>;
+type Uploader = JoinHandle<Result<Vec<IndexedPack>, Error>>;
+
+/// Why the uploader ended early.
+type Refusal = Arc<OnceLock<(Class, String, Option<String>)>>;
+
+fn refused((class, what, hint): &(Class, String, Option<String>)) -> Error {
+    Error::Refused {
+        class: *class,
+        what: what.clone(),
+        hint: hint.clone(),
+    }
+}
 
 /// The memory of a pack that was stored, for the next one. Given back to the allocator instead, it
 /// would teach glibc's to take all large blocks from its arenas, which then grow with every table.
@@ -139,6 +162,7 @@ pub struct Writer {
     packs: mpsc::Sender<(Vec<u8>, Footer)>,
     room: Arc<Semaphore>,
     spare: Spare,
+    refusal: Refusal,
     uploader: Mutex<Option<Uploader>>,
 }
 
@@ -159,7 +183,9 @@ impl Writer {
         let (packs, queue) = mpsc::channel(1);
         let room = Arc::new(Semaphore::new(1));
         let spare = Spare::default();
-        let uploader = tokio::spawn(upload(vault.clone(), queue, room.clone(), spare.clone()));
+        let refusal = Refusal::default();
+        let shared = (room.clone(), spare.clone(), refusal.clone());
+        let uploader = tokio::spawn(upload(vault.clone(), queue, shared));
         Ok(Writer {
             vault,
             index,
@@ -170,6 +196,7 @@ impl Writer {
             packs,
             room,
             spare,
+            refusal,
             uploader: Mutex::new(Some(uploader)),
         })
     }
@@ -345,8 +372,11 @@ impl Writer {
             &mut filled.bytes,
             &filled.footer,
         );
-        let stopped = || Error::Stopped {
-            reason: "a pack could not be stored".into(),
+        let stopped = || match self.refusal.get() {
+            Some(refusal) => refused(refusal),
+            None => Error::Stopped {
+                reason: "a pack could not be stored".into(),
+            },
         };
         let room = self
             .runtime
@@ -454,9 +484,8 @@ pub fn footer_associated(vault: &Vault, head: &[u8]) -> Vec<u8> {
 async fn upload(
     vault: Arc<Vault>,
     mut queue: mpsc::Receiver<(Vec<u8>, Footer)>,
-    room: Arc<Semaphore>,
-    spare: Spare,
-) -> Result<Vec<IndexedPack>, store::Error> {
+    (room, spare, refusal): (Arc<Semaphore>, Spare, Refusal),
+) -> Result<Vec<IndexedPack>, Error> {
     let mut done = Vec::new();
     while let Some((bytes, footer)) = queue.recv().await {
         if bytes.is_empty() {
@@ -470,8 +499,11 @@ async fn upload(
                 keep(bytes, &spare);
             }
             Err(error) => {
+                let error = AnyFailure::from(error);
+                let told = (error.class(), error.to_string(), error.hint());
+                let told = refusal.get_or_init(|| told);
                 room.close();
-                return Err(error);
+                return Err(refused(told));
             }
         }
         room.add_permits(1);

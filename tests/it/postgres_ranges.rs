@@ -13,7 +13,7 @@ const TABLES: &str = "
  INSERT INTO in_order SELECT i * 7 - 100000, repeat(md5(i::text), 10) FROM generate_series(1, 40000) i;
  DELETE FROM in_order WHERE id % 11 = 0;
  CREATE TABLE random_uuid (id uuid PRIMARY KEY, v text);
- INSERT INTO random_uuid SELECT md5(i::text)::uuid, repeat('x', 200) FROM generate_series(1, 40000) i;
+ INSERT INTO random_uuid SELECT md5(i::text)::uuid, repeat('x', 700) FROM generate_series(1, 40000) i;
  CREATE TABLE words (id text PRIMARY KEY, v text);
  INSERT INTO words SELECT CASE i % 3 WHEN 0 THEN 'żółw ' ELSE 'Word''s \\ ' END || md5(i::text), repeat('x', 200)
   FROM generate_series(1, 30000) i;
@@ -110,10 +110,13 @@ async fn ranges_use_no_more_connections_than_they_may_and_a_lost_one_fails_the_t
     two.unwrap();
     assert!((2..=5).contains(&most), "{most} connections");
 
+    // Each of its three ranges is longer than what may wait, so that all are still being read.
     let (sender, mut pieces) = mpsc::channel(1);
     let cut = async {
         pieces.recv().await;
-        let some = format!("SELECT pg_terminate_backend(pid) {ours} AND query LIKE 'COPY%'");
+        let some = format!(
+            "SELECT pg_terminate_backend(pid) {ours} AND query LIKE 'COPY%' AND state = 'active'"
+        );
         server.ask("ranges", &some);
         while pieces.recv().await.is_some() {}
     };

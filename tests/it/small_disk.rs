@@ -81,7 +81,7 @@ fn backup_that_fills_the_disk_fails_whole_and_the_next_one_goes_on() {
     };
     done(&["init", "--recovery-out", "sheet.txt", "-q"]);
     done(&["backup", "sqlite:crm.db", "-q"]);
-    add_noise(&desk.path("crm.db"), 40);
+    add_noise(&desk.path("crm.db"), 22);
     for _ in 0..2 {
         run(&["backup", "sqlite:crm.db", "-q"]).refused(1, "space");
     }
