@@ -204,9 +204,9 @@ fn edges(mut sample: Vec<Value>, ranges: usize) -> Vec<Value> {
 /// Reads the ranges `0..count` by `reading`, each with a turn and a channel of its own, as many at
 /// once as there is room for in `slots` beside the one that the caller holds; sends their pieces
 /// to `out` in order, and returns how many rows there were.
-pub async fn join<'a, F>(
+pub async fn join<F>(
     plan: &Plan,
-    slots: &'a Semaphore,
+    slots: &Semaphore,
     out: &PieceSender,
     stopped: impl Fn() -> Error,
     reading: impl Fn(usize, Turn, PieceSender) -> F,

@@ -21,7 +21,7 @@ use super::{archive, empty, load, quote, rows, settle, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, Table};
 use crate::source::address::{ServerUrl, SourceUrl, TargetOptions};
-use crate::source::{Order, PieceReceiver, PieceSender, Published, Target};
+use crate::source::{PieceReceiver, PieceSender, Published, Target};
 
 /// The PostgreSQL database at `url`, to be made.
 ///
