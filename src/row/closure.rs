@@ -168,6 +168,9 @@ pub struct Edge {
     pub parent_columns: Vec<usize>,
     /// The column of the relation's condition.
     pub condition: Option<usize>,
+    /// Whether the parent is a partition of the table that the relation names: dependents are found
+    /// by it, but what a row refers to is looked for in the table as a whole.
+    pub by_partition: bool,
 }
 
 /// Whether dependents are followed.
@@ -218,7 +221,27 @@ fn edge(
         parent,
         parent_columns,
         condition,
+        by_partition: false,
     })
+}
+
+/// The partitions, at any depth, of the table `whole`.
+fn partitions<'t>(tables: &'t [Table], whole: &TableName) -> Vec<&'t TableName> {
+    let mut found: Vec<&TableName> = Vec::new();
+    let mut wholes = vec![whole.to_string()];
+    while let Some(whole) = wholes.pop() {
+        for table in tables {
+            let of = table
+                .facts
+                .get("partition_of")
+                .map(|name| name.replace('"', ""));
+            if of.as_ref() == Some(&whole) && !found.contains(&&table.name) {
+                found.push(&table.name);
+                wholes.push(table.name.to_string());
+            }
+        }
+    }
+    found
 }
 
 /// What applications write where a reference names nothing.
@@ -240,10 +263,18 @@ impl Closure {
             .enumerate()
             .map(|(at, table)| (&table.name, at))
             .collect();
-        let edges = relations
-            .iter()
-            .filter_map(|one| edge(&tables, &places, one));
-        let edges: Vec<Edge> = edges.collect();
+        let mut edges = Vec::new();
+        for relation in relations {
+            edges.extend(edge(&tables, &places, relation));
+            for partition in partitions(&tables, &relation.parent) {
+                let mut relation = relation.clone();
+                relation.parent = partition.clone();
+                edges.extend(edge(&tables, &places, &relation).map(|edge| Edge {
+                    by_partition: true,
+                    ..edge
+                }));
+            }
+        }
         Closure {
             engine,
             encoders: tables.iter().map(KeyEncoder::new).collect(),
@@ -256,6 +287,11 @@ impl Closure {
             parents_asked: HashSet::new(),
             uncovered: BTreeSet::new(),
         }
+    }
+
+    /// The engine of the snapshot.
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// The tables, in the order that positions mean.
@@ -397,7 +433,8 @@ impl Closure {
         let asked = self.members[member].why == Why::Asked;
         for edge in 0..self.edges.len() {
             let (child, extends) = (self.edges[edge].child, self.edges[edge].relation.extends);
-            if child != table || !(standing.comes_back() || extends && asked) {
+            let wanted = standing.comes_back() || extends && asked;
+            if child != table || !wanted || self.edges[edge].by_partition {
                 continue;
             }
             if let Some(reference) = self.reference(edge, &self.members[member].row)?

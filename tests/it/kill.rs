@@ -13,7 +13,7 @@ use rowvault::sample::Sample;
 use rowvault::sample::churn::Churn;
 use tempfile::TempDir;
 
-use crate::sqlite_copy::compare;
+use crate::sqlite_copy::{compare, rows_of};
 
 /// A repository and a CRM that the binary works on.
 struct Stage {
@@ -238,6 +238,75 @@ fn killed_inits(kills: u64, seed: u64) {
     }
 }
 
+/// All tables of a file with their rows, as one text.
+fn told(path: &Path) -> String {
+    let db = rusqlite::Connection::open(path).unwrap();
+    let names = rows_of(
+        &db,
+        "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1",
+    );
+    let rows = names
+        .iter()
+        .map(|name| rows_of(&db, &format!("SELECT * FROM \"{}\" ORDER BY 1", name[0])));
+    format!("{:?}", rows.collect::<Vec<_>>())
+}
+
+fn killed_undeletes(kills: u64, seed: u64) {
+    let stage = Stage::new();
+    let random = SeededRandom::new(seed);
+    stage.init();
+    let crm = stage.path("crm.db");
+    let url = format!("sqlite:{}", crm.display());
+    stage.run(&["backup", &url]);
+    let lost = "PRAGMA foreign_keys=ON; DELETE FROM accounts WHERE id IN (1, 2, 3)";
+    rusqlite::Connection::open(&crm)
+        .unwrap()
+        .execute_batch(lost)
+        .unwrap();
+    let (kept, words) = (
+        stage.path("lost.db"),
+        [
+            "undelete",
+            "crm@latest",
+            "--into",
+            &url,
+            "--table",
+            "accounts",
+            "--missing",
+            "--apply",
+        ],
+    );
+    std::fs::copy(&crm, &kept).unwrap();
+    let mut whole = stage.run(&words);
+    let (before, after) = (told(&kept), told(&crm));
+    assert!(before != after);
+    let (mut in_time, mut written) = (0, 0);
+    for _ in 0..kills {
+        std::fs::copy(&kept, &crm).unwrap();
+        match stage.run_killed(&words, moment(&random, whole)) {
+            true => in_time += 1,
+            false => whole /= 2,
+        }
+        let now = told(&crm);
+        assert!(
+            now == before || now == after,
+            "an undelete was written by halves"
+        );
+        written += u64::from(now == after);
+        stage.run(&words);
+        assert!(told(&crm) == after, "the next run brings everything back");
+    }
+    println!(
+        "{in_time} of {kills} kills met a running undelete; {written} had written all, the others nothing"
+    );
+    assert!(in_time > 0, "no kill was in time");
+}
+
+#[test]
+fn undelete_killed_at_any_moment_has_written_all_or_nothing() {
+    killed_undeletes(6, 4);
+}
+
 #[test]
 fn backup_killed_at_any_moment_needs_no_person() {
     killed_backups(5, 1);
@@ -265,4 +334,5 @@ fn long_kill_backups_restores_and_inits() {
     killed_prunes(50, 14);
     killed_restores(30, 12);
     killed_inits(20, 13);
+    killed_undeletes(100, 14);
 }

@@ -62,6 +62,7 @@ mod store_faults;
 mod store_s3;
 mod store_tls;
 mod tiny;
+mod undelete_cli;
 mod undelete_scene;
 mod undelete_seeds;
 mod undelete_servers;

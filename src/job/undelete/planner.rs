@@ -12,11 +12,46 @@ use crate::job::undelete::plan::{Conflict, Plan};
 use crate::job::undelete::request::Request;
 use crate::job::undelete::rows::{Chosen, Side, SnapshotRows, Sought, Take};
 use crate::row::cell::{self, Cell, RowBatch};
-use crate::row::closure::relation::{Origin, SoftDeletion, declared};
+use crate::row::closure::relation::{Origin, SoftDeletion, declared, same_cells};
 use crate::row::closure::{Closure, Member, Question, Standing, Why};
 use crate::row::key;
 use crate::row::schema::Structure;
 use crate::source::{Live, Lookup};
+
+/// Up to so many values are looked for by the filters of chunks; for more, the table is read.
+const EXACT_CELLS_MAX: usize = 256;
+
+/// A column, and cells by their canonical bytes.
+type ExactCells = (usize, Vec<Vec<u8>>);
+
+/// The first column that is compared in a row that is sought, and every cell that it can have there;
+/// none where equal values may have other bytes.
+fn exact_cells(
+    closure: &Closure,
+    (side, edge): (Side, usize),
+    member: usize,
+) -> Result<Option<ExactCells>, AnyFailure> {
+    let edge = &closure.edges()[edge];
+    let (child, parent) = (
+        (edge.child, edge.columns[0]),
+        (edge.parent, edge.parent_columns[0]),
+    );
+    let (own, theirs) = match side {
+        Side::Parent => (child, parent),
+        Side::Child => (parent, child),
+    };
+    let tables = closure.tables();
+    let cells = cell::cells(&closure.members()[member].row, tables[own.0].columns.len())?;
+    let columns = (
+        &tables[own.0].columns[own.1],
+        &tables[theirs.0].columns[theirs.1],
+    );
+    let cells = same_cells(closure.engine(), columns.0, columns.1, &cells[own.1]);
+    Ok(cells.map(|cells| (theirs.1, cells)))
+}
+
+/// Rows that were found, by what they were sought by.
+type Rows = HashMap<Sought, Vec<Vec<u8>>>;
 
 /// What a reference leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -415,28 +450,10 @@ impl<'a> Planner<'a> {
             };
             tables.entry(table).or_default().insert((key.0, key.1));
         }
-        let mut found: HashMap<Sought, Vec<Vec<u8>>> = HashMap::new();
+        let mut found = Rows::new();
         for (table, ends) in tables {
-            let (closure, fresh) = (&self.closure, &fresh);
-            let mut take = |row: &[u8]| {
-                let mut taken = Take::Pass;
-                for &(side, edge) in &ends {
-                    let reference = match side {
-                        Side::Parent => closure.referred(edge, row)?,
-                        Side::Child => closure.reference(edge, row)?,
-                    };
-                    let Some(reference) = reference else { continue };
-                    let key = (side, edge, reference);
-                    if fresh.contains(&key) {
-                        found.entry(key).or_default().push(row.to_vec());
-                        taken = Take::Keep;
-                    }
-                }
-                Ok(taken)
-            };
-            if closure.tables()[table].with_rows {
-                self.rows.scan(table, &mut take).await?;
-            }
+            self.seek_in((table, &ends), (&sought, &fresh), &mut found)
+                .await?;
         }
         for (key, member) in sought {
             let rows = match self.rows.found.get(&key) {
@@ -454,6 +471,59 @@ impl<'a> Planner<'a> {
                 }
             }
             self.rows.found.insert(key, rows);
+        }
+        Ok(())
+    }
+
+    /// Looks for rows in one table of the snapshot.
+    async fn seek_in(
+        &mut self,
+        (table, ends): (usize, &BTreeSet<(Side, usize)>),
+        (sought, fresh): (&BTreeMap<Sought, usize>, &HashSet<Sought>),
+        found: &mut Rows,
+    ) -> Result<(), AnyFailure> {
+        let mut columns: Option<BTreeMap<usize, HashSet<Vec<u8>>>> = Some(BTreeMap::new());
+        for (key, &member) in sought.iter().filter(|(key, _)| fresh.contains(*key)) {
+            if ends.contains(&(key.0, key.1)) {
+                let exact = exact_cells(&self.closure, (key.0, key.1), member)?;
+                columns = columns.zip(exact).map(|(mut columns, (column, cells))| {
+                    columns.entry(column).or_default().extend(cells);
+                    columns
+                });
+            }
+        }
+        let closure = &self.closure;
+        let mut take = |row: &[u8]| {
+            let mut taken = Take::Pass;
+            for &(side, edge) in ends {
+                let reference = match side {
+                    Side::Parent => closure.referred(edge, row)?,
+                    Side::Child => closure.reference(edge, row)?,
+                };
+                let Some(reference) = reference else { continue };
+                let key = (side, edge, reference);
+                let rows = match fresh.contains(&key) {
+                    true => found.entry(key).or_default(),
+                    false => continue,
+                };
+                // One row may be met by several columns.
+                if !rows.iter().any(|other| other == row) {
+                    rows.push(row.to_vec());
+                }
+                taken = Take::Keep;
+            }
+            Ok(taken)
+        };
+        if !closure.tables()[table].with_rows {
+            return Ok(());
+        }
+        match columns.filter(|all| all.values().all(|cells| cells.len() <= EXACT_CELLS_MAX)) {
+            Some(columns) => {
+                for (column, cells) in columns {
+                    self.rows.related(table, column, cells, &mut take).await?;
+                }
+            }
+            None => self.rows.scan(table, &mut take).await?,
         }
         Ok(())
     }

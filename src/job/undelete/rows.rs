@@ -4,7 +4,7 @@
 //! wait for the storage. Invariant: rows are given out only after their chunk was compared with its
 //! name, and a large cell only with its digest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::crypto::key;
@@ -14,7 +14,7 @@ use crate::format::run::LargeCell;
 use crate::id::Digest;
 use crate::repo::reader::Reader;
 use crate::repo::select;
-use crate::repo::table::StackReader;
+use crate::repo::table::{self, RelatedRows, StackReader};
 use crate::repo::value::plain_text;
 use crate::row::cell::{self, Cell, Cells, Large, LargeClass};
 use crate::row::closure::relation::{Relation, of_content_type};
@@ -131,6 +131,31 @@ impl SnapshotRows {
                 self.keep_cells(row, &rows.cells);
                 if taken == Take::Last {
                     return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows those rows of a table to `take` that have one of `cells` in `column`; the filters of its
+    /// chunks say which must be read.
+    ///
+    /// # Errors
+    /// The reader's, and those of `take`.
+    pub async fn related(
+        &mut self,
+        table: usize,
+        column: usize,
+        cells: HashSet<Vec<u8>>,
+        take: &mut (dyn FnMut(&[u8]) -> Result<Take, AnyFailure> + Send),
+    ) -> Result<(), AnyFailure> {
+        let sought = table::Sought { column, cells };
+        let of = &self.manifest.tables[table];
+        let mut related = RelatedRows::open(self.reader.clone(), of, sought).await?;
+        while let Some(rows) = related.next().await? {
+            for row in rows.rows.iter() {
+                if take(row)? != Take::Pass {
+                    self.keep_cells(row, &rows.cells);
                 }
             }
         }

@@ -228,6 +228,56 @@ pub fn push_reference(engine: Engine, column: &Column, cell: &Cell<'_>, out: &mu
     true
 }
 
+/// The canonical bytes of every cell that `theirs` can have where [`push_reference`] makes the same of
+/// it as of `cell` in `own`; none where that cannot be told.
+pub fn same_cells(
+    engine: Engine,
+    own: &Column,
+    theirs: &Column,
+    cell: &Cell<'_>,
+) -> Option<Vec<Vec<u8>>> {
+    let mut form = Vec::new();
+    if !push_reference(engine, own, cell, &mut form) {
+        return None;
+    }
+    // The form begins with its own length.
+    let text = &form[8..];
+    let pushed = |cells: &[Cell<'_>]| {
+        let one = |cell: &Cell<'_>| {
+            let mut bytes = Vec::new();
+            cell.push(&mut bytes);
+            bytes
+        };
+        Some(cells.iter().map(one).collect())
+    };
+    let both = |kind| own.kind == kind && theirs.kind == kind;
+    if engine == Engine::Sqlite {
+        let mut cells = vec![Cell::Text(text), Cell::Blob(text)];
+        let number = std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok());
+        if let Some(number) = number {
+            cells.extend([Cell::Integer(number), Cell::Real(number as f64)]);
+            cells.extend((number == 0).then_some(Cell::Real(-0.0)));
+        }
+        // A real that is no whole number has more than one text: the table is read.
+        return match cell {
+            Cell::Real(value) if value.fract() != 0.0 => None,
+            _ => pushed(&cells),
+        };
+    }
+    if both(ValueKind::Integer) && !theirs.type_name.contains("zerofill") {
+        return pushed(&[Cell::Text(text)]);
+    }
+    let exact = engine == Engine::Postgres && own.type_name == theirs.type_name;
+    let compared = ["uuid", "text"].contains(&theirs.type_name.as_str())
+        || theirs.type_name.starts_with("character varying");
+    match (exact && compared, cell) {
+        (true, Cell::Text(bytes)) if !bytes.ends_with(b" ") => pushed(&[Cell::Text(bytes)]),
+        _ => None,
+    }
+}
+
 fn text_form(engine: Engine, column: &Column, bytes: &[u8]) -> Vec<u8> {
     if column.kind == ValueKind::Integer {
         let text = String::from_utf8_lossy(bytes);
@@ -287,6 +337,41 @@ mod tests {
         assert_eq!(upper, lower);
         let postgres = |text| form(Postgres, ValueKind::Text, "text", Cell::Text(text));
         assert_ne!(postgres(b"A"), postgres(b"a"));
+    }
+
+    #[test]
+    fn cells_that_a_reference_can_have_are_all_there_or_none_is_said() {
+        let (any, int) = (
+            column(ValueKind::Any, ""),
+            column(ValueKind::Integer, "bigint"),
+        );
+        let bytes = |cell: Cell<'_>| {
+            let mut out = Vec::new();
+            cell.push(&mut out);
+            out
+        };
+        let found = same_cells(Engine::Sqlite, &any, &any, &Cell::Integer(7)).unwrap();
+        for cell in [
+            Cell::Integer(7),
+            Cell::Text(b"7"),
+            Cell::Real(7.0),
+            Cell::Blob(b"7"),
+        ] {
+            assert!(found.contains(&bytes(cell)), "{cell:?}");
+        }
+        let found = same_cells(Engine::Mysql, &int, &int, &Cell::Text(b"007")).unwrap();
+        assert_eq!(found, [bytes(Cell::Text(b"7"))]);
+        let zerofill = column(ValueKind::Integer, "int(5) unsigned zerofill");
+        assert_eq!(
+            same_cells(Engine::Mysql, &int, &zerofill, &Cell::Text(b"7")),
+            None
+        );
+        let text = column(ValueKind::Text, "varchar(36)");
+        assert_eq!(
+            same_cells(Engine::Mysql, &text, &text, &Cell::Text(b"a")),
+            None
+        );
+        assert_eq!(same_cells(Engine::Sqlite, &any, &any, &Cell::Null), None);
     }
 
     #[test]
