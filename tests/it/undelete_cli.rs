@@ -52,7 +52,7 @@ fn plan_writes_nothing_and_apply_writes_it_and_says_how_to_take_it_back() {
         .json();
     assert_eq!(
         fields(&planned),
-        ["applied", "entry", "inserted", "plan", "updated"]
+        ["plan", "applied", "inserted", "updated", "entry"]
     );
     assert_eq!(
         (&planned["applied"], &planned["inserted"]),
@@ -132,7 +132,7 @@ fn relations_are_listed_and_a_wrong_rule_is_refused() {
         .json();
     assert_eq!(
         fields(&shown),
-        ["content_types", "lists", "relations", "soft_deletion"]
+        ["lists", "relations", "soft_deletion", "content_types"]
     );
     let own = json!("parent_type = account");
     let relations = shown["relations"].as_array().unwrap();

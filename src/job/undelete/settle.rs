@@ -94,6 +94,7 @@ fn without_parent(
                 let (table, key) = (planner.table_name(parent), planner.key_text(parent)?);
                 format!("it refers to {table} {key}, which does not come back")
             }
+            Some(Parent::Nowhere) if in_partition(planner, (edge, member), coming)? => continue,
             Some(Parent::Nowhere) => {
                 let relation = &planner.closure.edges()[edge].relation;
                 let (columns, parent) = (relation.columns.join(", "), &relation.parent);
@@ -112,6 +113,33 @@ fn without_parent(
         planner.notes.insert(format!("{table} {key}: {what}"));
     }
     Ok(None)
+}
+
+/// Whether what a member refers to by `edge` comes back as a row of a partition.
+fn in_partition(
+    planner: &Planner<'_>,
+    (edge, member): (usize, usize),
+    coming: &HashSet<usize>,
+) -> Result<bool, AnyFailure> {
+    let closure = &planner.closure;
+    let (row, columns) = (
+        &closure.members()[member].row,
+        &closure.edges()[edge].columns,
+    );
+    for other in closure.edges_from(closure.edges()[edge].child) {
+        let one = &closure.edges()[other];
+        if !one.by_partition || one.columns != *columns {
+            continue;
+        }
+        let reference = closure.reference(other, row)?;
+        for &parent in coming {
+            let named = &closure.members()[parent];
+            if named.table == one.parent && closure.referred(other, &named.row)? == reference {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Plans an insertion, and gives the columns that must wait for rows that come later.
