@@ -9,8 +9,8 @@ use crate::failure::{AnyFailure, Class};
 use crate::job::undelete::fit::Fit;
 use crate::job::undelete::request::Choice;
 use crate::job::undelete::rows::{Chosen, SnapshotRows, Take};
-use crate::repo::value::plain_text;
 use crate::row::cell::{self, RowBatch};
+use crate::row::filter::{Conditions, Verdict};
 use crate::row::key::{self, KeyEncoder};
 use crate::row::schema::Table;
 use crate::source::{Live, Lookup};
@@ -22,7 +22,7 @@ pub const LOOKUP_ROWS: usize = 500;
 struct Wanted {
     table: usize,
     keys: Option<HashSet<Vec<u8>>>,
-    conditions: Vec<(usize, String)>,
+    conditions: Conditions,
     missing: bool,
 }
 
@@ -33,32 +33,21 @@ fn wanted(rows: &SnapshotRows, choice: &Choice, table: usize) -> Result<Wanted, 
         .iter()
         .map(|text| key::parse(of, text))
         .collect();
-    let mut conditions = Vec::new();
-    for text in &choice.conditions {
-        let (name, value) = text.split_once('=').ok_or_else(|| {
-            AnyFailure::new(
-                Class::Invalid,
-                format!("{text:?} is no condition"),
-                Some("write COL=VAL".into()),
-            )
-        })?;
-        conditions.push((key::column(of, name.trim())?, value.to_owned()));
-    }
     Ok(Wanted {
         table,
         keys: Some(keys?).filter(|keys| !keys.is_empty()),
-        conditions,
+        conditions: Conditions::parse(of, &choice.conditions)?,
         missing: choice.missing,
     })
 }
 
-fn holds(conditions: &[(usize, String)], table: &Table, row: &[u8]) -> Result<bool, AnyFailure> {
+/// Whether a row fits; a large cell that cannot be judged here does not.
+fn holds(conditions: &Conditions, table: &Table, row: &[u8]) -> Result<bool, AnyFailure> {
     if conditions.is_empty() {
         return Ok(true);
     }
     let cells = cell::cells(row, table.columns.len())?;
-    let holds = |(at, value): &(usize, String)| plain_text(&cells[*at]).as_deref() == Some(value);
-    Ok(conditions.iter().all(holds))
+    Ok(conditions.judge(|at| cells[at]) == Verdict::Yes)
 }
 
 /// The rows of `choice`, which is about `table` of the snapshot.
