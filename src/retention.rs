@@ -179,14 +179,12 @@ pub struct Candidate {
     pub verified: bool,
 }
 
-/// Reasons to keep each of `candidates`, in their order; those without any may be forgotten.
+/// Reasons to keep each of `candidates`, in their order; those without any may be forgotten. They
+/// come oldest first, as the ledger has them, which decides where two have the same time.
 pub fn judge(candidates: &[Candidate], policy: &Policy, zone: Tz) -> Vec<Vec<Kept>> {
     let mut reasons: Vec<Vec<Kept>> = vec![Vec::new(); candidates.len()];
     let mut newest_first: Vec<usize> = (0..candidates.len()).collect();
-    newest_first.sort_by_key(|at| {
-        let one = &candidates[*at];
-        (std::cmp::Reverse(one.at.time()), std::cmp::Reverse(one.id))
-    });
+    newest_first.sort_by_key(|at| std::cmp::Reverse((candidates[*at].at.time(), *at)));
     let sure: Vec<usize> = newest_first
         .iter()
         .copied()
@@ -287,6 +285,21 @@ mod tests {
         (0..reasons.len())
             .filter(|at| !reasons[*at].is_empty())
             .collect()
+    }
+
+    /// An S3 server tells times by the second, so two quick snapshots have the same one. The draw
+    /// of their ids decided then which was the newest, and the other was forgotten.
+    #[test]
+    fn of_two_with_the_same_time_the_later_entry_is_the_newest() {
+        let time = at("2026-11-20 10:00", Warsaw);
+        let policy = Policy {
+            last: 1,
+            ..Policy::default()
+        };
+        for (first, second) in [(1, 2), (2, 1)] {
+            let candidates = [one(first, time), one(second, time)];
+            assert_eq!(kept(&candidates, &policy), [1]);
+        }
     }
 
     #[test]
