@@ -328,7 +328,8 @@ async fn a_lost_or_damaged_index_is_made_anew_from_the_packs() {
         let repaired = repair_index(&client.opened).await.unwrap();
         assert_eq!(repaired.left, [""; 0], "{damage}");
         assert_eq!(repaired.packs, if damage == "lost" { 3 } else { 1 });
-        assert!(repaired.chunks > 3, "{damage}");
+        // Rows and the description of their run, whichever snapshot's index it was.
+        assert!(repaired.chunks >= 2, "{damage}");
         assert_eq!(repaired.indexes, u64::from(damage == "damaged"));
         let found = verify::run(&client.opened, &catalog.snapshots(), Data::All).await;
         assert_eq!(found.unwrap().findings.len(), 0, "{damage}");
