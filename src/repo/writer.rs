@@ -30,7 +30,7 @@ use crate::store::{self, ObjectPath, Prefix};
 
 /// A pack is closed when it has this many bytes. Two are held at once, one being filled and one
 /// being stored; with more, a backup of large cells would need over 160 MiB.
-pub const PACK_BYTES: usize = 20 << 20;
+pub const PACK_BYTES: usize = 12 << 20;
 /// Up to this many packs are asked for one by one; more are looked up in one listing.
 const HEADS_MAX: usize = 64;
 

