@@ -5,21 +5,18 @@
 //! out only after their chunk has been compared with its name.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::failure::{AnyFailure, Class};
 use crate::format::manifest::{ManifestTable, StoredOrder};
-use crate::format::run::LargeCell;
-use crate::id::Digest;
 use crate::job::Opened;
 use crate::repo::catalog::Snapshot;
 use crate::repo::reader::Reader;
 use crate::repo::select;
 use crate::repo::table::{KeyedStack, Rows, Shelf, StackReader};
-use crate::repo::value::fetch_large;
-use crate::row::cell::{Cell, RowBatch, cells};
-use crate::row::filter::{Conditions, Verdict, whole};
+use crate::repo::value::fits;
+use crate::row::cell::RowBatch;
+use crate::row::filter::Conditions;
 use crate::row::key::{self, KeyEncoder};
 use crate::row::schema::Table;
 
@@ -176,40 +173,12 @@ impl Finder {
                 }
                 self.left = 1;
             }
-            if self.fits(row, &rows.cells).await? {
+            let row_of = (row, self.table.columns.len());
+            if fits(&self.reader, &self.conditions, row_of, &rows.cells).await? {
                 chosen.push(row);
                 self.left -= 1;
             }
         }
         Ok(chosen)
-    }
-
-    /// Whether all conditions hold; large cells that they depend on are fetched.
-    async fn fits(
-        &self,
-        row: &[u8],
-        known: &HashMap<Digest, LargeCell>,
-    ) -> Result<bool, AnyFailure> {
-        if self.conditions.is_empty() {
-            return Ok(true);
-        }
-        let own = cells(row, self.table.columns.len())?;
-        match self.conditions.judge(|column| own[column]) {
-            Verdict::Yes => return Ok(true),
-            Verdict::No => return Ok(false),
-            Verdict::Open => {}
-        }
-        let mut fetched = HashMap::new();
-        for column in self.conditions.columns() {
-            if let Cell::Large(large) = own[column] {
-                let bytes = fetch_large(&self.reader, large, known).await?;
-                fetched.insert(column, (large.class, bytes));
-            }
-        }
-        let cell = |column: usize| match fetched.get(&column) {
-            Some((class, bytes)) => whole(*class, bytes),
-            None => own[column],
-        };
-        Ok(self.conditions.judge(cell) == Verdict::Yes)
     }
 }

@@ -17,6 +17,7 @@ use crate::format::run::LargeCell;
 use crate::id::{Digest, hex};
 use crate::repo::reader::{self, Reader};
 use crate::row::cell::{self, Cell, Cells, Large, LargeClass};
+use crate::row::filter::{Conditions, Verdict, whole};
 
 /// Why rows could not be written down.
 #[derive(Debug, thiserror::Error)]
@@ -279,6 +280,40 @@ pub async fn fetch_large(
         out.extend_from_slice(&piece);
     }
     Ok(out)
+}
+
+/// Whether all of `conditions` hold for a row of `count` cells; large cells that they depend on are
+/// fetched, by what is `known` of where they lie.
+///
+/// # Errors
+/// [`Error::Reader`], [`Error::Large`], [`Error::Row`]: bytes that are no such row.
+pub async fn fits(
+    reader: &Reader,
+    conditions: &Conditions,
+    (row, count): (&[u8], usize),
+    known: &HashMap<Digest, LargeCell>,
+) -> Result<bool, Error> {
+    if conditions.is_empty() {
+        return Ok(true);
+    }
+    let own = cell::cells(row, count)?;
+    match conditions.judge(|column| own[column]) {
+        Verdict::Yes => return Ok(true),
+        Verdict::No => return Ok(false),
+        Verdict::Open => {}
+    }
+    let mut fetched = HashMap::new();
+    for column in conditions.columns() {
+        if let Cell::Large(large) = own[column] {
+            let bytes = fetch_large(reader, large, known).await?;
+            fetched.insert(column, (large.class, bytes));
+        }
+    }
+    let cell = |column: usize| match fetched.get(&column) {
+        Some((class, bytes)) => whole(*class, bytes),
+        None => own[column],
+    };
+    Ok(conditions.judge(cell) == Verdict::Yes)
 }
 
 /// A large cell, chunk by chunk, compared with its digest at the end.

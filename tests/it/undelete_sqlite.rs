@@ -234,6 +234,37 @@ async fn missing_rows_come_back_and_columns_that_changed_are_fitted() {
     assert_eq!(rows, ["1|a|x|A|5", "3|c|x|C|5", "4|d|x|D|5"]);
 }
 
+/// A condition on a cell that lies in chunks of its own could not be judged while rows were chosen,
+/// and the row was passed over without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_is_chosen_by_what_its_large_cell_holds() {
+    let stage = Stage::new().await;
+    let live = stage.place("live.db");
+    live.sql(
+        "CREATE TABLE mails(id INTEGER PRIMARY KEY, body TEXT);
+         INSERT INTO mails VALUES (1, 'short'), (2, hex(zeroblob(1100000)) || 'needle'), (3, hex(zeroblob(1100000)));",
+    );
+    let before = live.rows("SELECT id, length(body), substr(body, -6) FROM mails");
+    let snapshot = backup(&stage.house, &live).await;
+    live.sql("DELETE FROM mails WHERE id = 2");
+    for missing in [true, false] {
+        let mut request = asking(&live, "mails", &[]);
+        request.choices = vec![Choice {
+            table: "mails".into(),
+            conditions: vec!["body~needle".into()],
+            missing,
+            ..Choice::default()
+        }];
+        let mode = if missing { Mode::Plan } else { Mode::Apply };
+        let done = undelete(&stage.house, &snapshot, &live, &request, mode);
+        let plan = done.await.unwrap().plan;
+        let keys: Vec<&str> = plan.insert.iter().map(|one| one.key.as_str()).collect();
+        assert_eq!(keys, ["2"], "missing: {missing}");
+    }
+    let after = live.rows("SELECT id, length(body), substr(body, -6) FROM mails");
+    assert_eq!(after, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn overwritten_columns_are_put_back_and_later_edits_stay() {
     let stage = Stage::new().await;

@@ -3,14 +3,16 @@
 //! By key, by the values of columns, or all that are gone from the live database. Invariant: a key
 //! that was named and is not in the snapshot is an error, never an empty plan.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::failure::{AnyFailure, Class};
 use crate::job::undelete::fit::Fit;
 use crate::job::undelete::request::Choice;
-use crate::job::undelete::rows::{Chosen, SnapshotRows, Take};
+use crate::job::undelete::rows::{Chosen, SnapshotRows};
+use crate::repo::value::fits;
 use crate::row::cell::{self, RowBatch};
-use crate::row::filter::{Conditions, Verdict};
+use crate::row::filter::Conditions;
 use crate::row::key::{self, KeyEncoder};
 use crate::row::schema::Table;
 use crate::source::{Live, Lookup};
@@ -21,14 +23,14 @@ pub const LOOKUP_ROWS: usize = 500;
 /// A choice that was understood.
 struct Wanted {
     table: usize,
-    keys: Option<HashSet<Vec<u8>>>,
-    conditions: Conditions,
+    keys: Option<BTreeSet<Vec<u8>>>,
+    conditions: Arc<Conditions>,
     missing: bool,
 }
 
 fn wanted(rows: &SnapshotRows, choice: &Choice, table: usize) -> Result<Wanted, AnyFailure> {
     let of = &rows.tables()[table].table;
-    let keys: Result<HashSet<Vec<u8>>, key::Error> = choice
+    let keys: Result<BTreeSet<Vec<u8>>, key::Error> = choice
         .keys
         .iter()
         .map(|text| key::parse(of, text))
@@ -36,18 +38,9 @@ fn wanted(rows: &SnapshotRows, choice: &Choice, table: usize) -> Result<Wanted, 
     Ok(Wanted {
         table,
         keys: Some(keys?).filter(|keys| !keys.is_empty()),
-        conditions: Conditions::parse(of, &choice.conditions)?,
+        conditions: Arc::new(Conditions::parse(of, &choice.conditions)?),
         missing: choice.missing,
     })
-}
-
-/// Whether a row fits; a large cell that cannot be judged here does not.
-fn holds(conditions: &Conditions, table: &Table, row: &[u8]) -> Result<bool, AnyFailure> {
-    if conditions.is_empty() {
-        return Ok(true);
-    }
-    let cells = cell::cells(row, table.columns.len())?;
-    Ok(conditions.judge(|at| cells[at]) == Verdict::Yes)
 }
 
 /// The rows of `choice`, which is about `table` of the snapshot.
@@ -66,11 +59,12 @@ pub async fn choose(
         let what = format!("of table {} only the structure was captured", of.name);
         return Err(AnyFailure::new(Class::Missing, what, None));
     }
-    let encoder = KeyEncoder::new(&of).ok_or_else(|| key::Error::Keyless {
-        table: of.name.to_string(),
-    })?;
+    if KeyEncoder::new(&of).is_none() {
+        let table = of.name.to_string();
+        return Err(key::Error::Keyless { table }.into());
+    }
     match &wanted.keys {
-        Some(keys) => by_key(rows, &wanted, keys, (&of, &encoder)).await,
+        Some(keys) => by_key(rows, &wanted, keys, &of).await,
         None if wanted.missing => missing(rows, live, fit, &wanted).await,
         None => by_value(rows, &wanted, &of).await,
     }
@@ -79,31 +73,12 @@ pub async fn choose(
 async fn by_key(
     rows: &mut SnapshotRows,
     wanted: &Wanted,
-    keys: &HashSet<Vec<u8>>,
-    (table, encoder): (&Table, &KeyEncoder),
+    keys: &BTreeSet<Vec<u8>>,
+    table: &Table,
 ) -> Result<Vec<Chosen>, AnyFailure> {
-    let mut left = keys.clone();
-    let mut chosen = Vec::new();
-    let mut key = Vec::new();
-    let mut take = |row: &[u8]| {
-        encoder.encode(row, &mut key)?;
-        if !left.remove(&key) {
-            return Ok(Take::Pass);
-        }
-        chosen.push(Chosen {
-            table: wanted.table,
-            row: row.to_vec(),
-            by_key: true,
-        });
-        Ok(match left.is_empty() {
-            true => Take::Last,
-            false => Take::Keep,
-        })
-    };
-    rows.scan(wanted.table, &mut take).await?;
-    match left.iter().min() {
-        None => Ok(chosen),
-        Some(key) => Err(AnyFailure::new(
+    let found = rows.keyed(wanted.table, keys).await?;
+    if let Some(key) = keys.iter().find(|key| !found.contains_key(*key)) {
+        return Err(AnyFailure::new(
             Class::Missing,
             format!(
                 "the snapshot has no row {} in table {}",
@@ -111,8 +86,14 @@ async fn by_key(
                 table.name
             ),
             Some("'rowvault history' says which snapshots have it".into()),
-        )),
+        ));
     }
+    let chosen = found.into_values().map(|row| Chosen {
+        table: wanted.table,
+        row,
+        by_key: true,
+    });
+    Ok(chosen.collect())
 }
 
 async fn by_value(
@@ -120,19 +101,21 @@ async fn by_value(
     wanted: &Wanted,
     table: &Table,
 ) -> Result<Vec<Chosen>, AnyFailure> {
+    let count = table.columns.len();
+    let mut stack = rows.open(wanted.table, &wanted.conditions).await?;
     let mut chosen = Vec::new();
-    let mut take = |row: &[u8]| {
-        if !holds(&wanted.conditions, table, row)? {
-            return Ok(Take::Pass);
+    while let Some(some) = stack.next().await? {
+        for row in some.rows.iter() {
+            if fits(rows.reader(), &wanted.conditions, (row, count), &some.cells).await? {
+                rows.keep_cells(row, &some.cells);
+                chosen.push(Chosen {
+                    table: wanted.table,
+                    row: row.to_vec(),
+                    by_key: false,
+                });
+            }
         }
-        chosen.push(Chosen {
-            table: wanted.table,
-            row: row.to_vec(),
-            by_key: false,
-        });
-        Ok(Take::Keep)
-    };
-    rows.scan(wanted.table, &mut take).await?;
+    }
     Ok(chosen)
 }
 
@@ -149,19 +132,20 @@ async fn missing(
         AnyFailure::new(Class::Conflict, what, None)
     })?;
     let key: Vec<usize> = key_columns(&table);
-    let mut stack = rows.open(wanted.table).await?;
+    let count = table.columns.len();
+    let mut stack = rows.open(wanted.table, &wanted.conditions).await?;
     let mut chosen = Vec::new();
     while let Some(some) = stack.next().await? {
         let mut batch = Vec::new();
         for row in some.rows.iter() {
-            if holds(&wanted.conditions, &table, row)? {
+            if fits(rows.reader(), &wanted.conditions, (row, count), &some.cells).await? {
                 batch.push(row);
             }
         }
         for part in batch.chunks(LOOKUP_ROWS) {
             let mut values = RowBatch::default();
             for row in part {
-                values.push(&picked(row, &key, table.columns.len())?);
+                values.push(&picked(row, &key, count)?);
             }
             let lookup = Lookup {
                 table: fit.live,

@@ -178,13 +178,7 @@ mod tests {
             ("name", "text", true),
             ("age", "int", true),
         ]);
-        let live = Structure {
-            engine: Engine::Postgres,
-            tables: vec![table(now)],
-            parts: Vec::new(),
-            facts: BTreeMap::new(),
-            warnings: Vec::new(),
-        };
+        let live = Structure::of_tables(Engine::Postgres, vec![table(now)]);
         fit(&kept, &live)
     }
 

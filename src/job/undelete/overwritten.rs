@@ -4,14 +4,14 @@
 //! changed after the later one is work that stays, and a column that changed in both is a conflict.
 //! Invariant: a column that does not differ from the snapshot is never written.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failure::AnyFailure;
 use crate::job::undelete::choose::{LOOKUP_ROWS, key_columns, picked};
 use crate::job::undelete::fit::Fit;
 use crate::job::undelete::plan::{Conflict, Update};
 use crate::job::undelete::planner::Planner;
-use crate::job::undelete::rows::{Chosen, SnapshotRows, Take};
+use crate::job::undelete::rows::{Chosen, SnapshotRows};
 use crate::job::undelete::settle::{change, now};
 use crate::repo::value::preview;
 use crate::row::cell::{self, RowBatch};
@@ -24,7 +24,7 @@ const SHOWN_LETTERS: usize = 30;
 
 /// Rows of the later snapshot by their key, and where each column of the earlier one is in them.
 struct Later {
-    rows: HashMap<Vec<u8>, Vec<u8>>,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
     columns: Vec<Option<usize>>,
     count: usize,
 }
@@ -82,11 +82,11 @@ async fn read_later(
 ) -> Result<Later, AnyFailure> {
     let table = rows.table(&of.name.to_string())?;
     let then = rows.tables()[table].table.clone();
-    let mut wanted = HashSet::new();
+    let mut wanted = BTreeSet::new();
     let mut key = Vec::new();
-    let (Some(own), Some(theirs)) = (KeyEncoder::new(of), KeyEncoder::new(&then)) else {
+    let (Some(own), Some(_)) = (KeyEncoder::new(of), KeyEncoder::new(&then)) else {
         return Ok(Later {
-            rows: HashMap::new(),
+            rows: BTreeMap::new(),
             columns: Vec::new(),
             count: 0,
         });
@@ -95,19 +95,7 @@ async fn read_later(
         own.encode(&one.row, &mut key)?;
         wanted.insert(key.clone());
     }
-    let mut found = HashMap::new();
-    let mut take = |row: &[u8]| {
-        theirs.encode(row, &mut key)?;
-        if !wanted.contains(&key) {
-            return Ok(Take::Pass);
-        }
-        found.insert(key.clone(), row.to_vec());
-        Ok(match found.len() == wanted.len() {
-            true => Take::Last,
-            false => Take::Keep,
-        })
-    };
-    rows.scan(table, &mut take).await?;
+    let found = rows.keyed(table, &wanted).await?;
     let columns = of.columns.iter().map(|column| then.column(&column.name));
     Ok(Later {
         rows: found,

@@ -4,24 +4,28 @@
 //! wait for the storage. Invariant: rows are given out only after their chunk was compared with its
 //! name, and a large cell only with its digest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::crypto::key;
-use crate::failure::{AnyFailure, Class};
+use crate::failure::AnyFailure;
 use crate::format::manifest::{Manifest, ManifestTable};
 use crate::format::run::LargeCell;
 use crate::id::Digest;
 use crate::repo::reader::Reader;
 use crate::repo::select;
-use crate::repo::table::{self, RelatedRows, StackReader};
-use crate::repo::value::plain_text;
-use crate::row::cell::{self, Cell, Cells, Large, LargeClass};
+use crate::repo::table::{self, KeyedStack, RelatedRows, Shelf, StackReader};
+use crate::repo::value::{fetch_large, plain_text};
+use crate::row::cell::{self, Cell, Cells, LargeClass};
 use crate::row::closure::relation::{Relation, of_content_type};
+use crate::row::filter::{Conditions, whole};
+use crate::row::key::KeyEncoder;
 use crate::row::schema::Table;
 
 /// Where Django numbers its models.
 const CONTENT_TYPES: &str = "django_content_type";
+/// So many keys are looked up one by one; for more, the table is read.
+const KEYS_LOOKED_UP: usize = 1_000;
 
 /// What to do with a scanned row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,13 +107,80 @@ impl SnapshotRows {
             .unwrap_or_default())
     }
 
-    /// Begins to read a table from its start.
+    /// What opens the chunks of the snapshot.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Begins to read those rows of a table that `conditions` fit; others may come too.
     ///
     /// # Errors
     /// The reader's.
-    pub async fn open(&self, table: usize) -> Result<StackReader, AnyFailure> {
-        let table = &self.manifest.tables[table];
-        Ok(StackReader::open(self.reader.clone(), table).await?)
+    pub async fn open(
+        &self,
+        table: usize,
+        conditions: &Arc<Conditions>,
+    ) -> Result<StackReader, AnyFailure> {
+        let (reader, table) = (self.reader.clone(), &self.manifest.tables[table]);
+        Ok(match conditions.is_empty() {
+            true => StackReader::open(reader, table).await?,
+            false => StackReader::open_where(reader, table, conditions.clone()).await?,
+        })
+    }
+
+    /// The rows of a table that have one of `keys`, by their keys.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub async fn keyed(
+        &mut self,
+        table: usize,
+        keys: &BTreeSet<Vec<u8>>,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, AnyFailure> {
+        let manifest = self.manifest.clone();
+        let mut shelf = Shelf::new(self.reader.clone());
+        let stack = match keys.len() <= KEYS_LOOKED_UP {
+            true => KeyedStack::open(&mut shelf, &manifest.tables[table]).await?,
+            false => None,
+        };
+        let Some(stack) = stack else {
+            return self.scan_for(table, keys).await;
+        };
+        let wanted: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let rows = stack.rows(&mut shelf, &wanted).await?;
+        let mut found = BTreeMap::new();
+        for (key, row) in keys.iter().zip(rows) {
+            if let Some(row) = row {
+                self.keep_cells(row.row(), &row.chunk.cells);
+                found.insert(key.clone(), row.row().to_vec());
+            }
+        }
+        Ok(found)
+    }
+
+    async fn scan_for(
+        &mut self,
+        table: usize,
+        keys: &BTreeSet<Vec<u8>>,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, AnyFailure> {
+        let mut found = BTreeMap::new();
+        let Some(encoder) = KeyEncoder::new(&self.manifest.tables[table].table) else {
+            return Ok(found);
+        };
+        let mut key = Vec::new();
+        let mut take = |row: &[u8]| {
+            encoder.encode(row, &mut key)?;
+            if !keys.contains(&key) {
+                return Ok(Take::Pass);
+            }
+            found.insert(key.clone(), row.to_vec());
+            Ok(match found.len() == keys.len() {
+                true => Take::Last,
+                false => Take::Keep,
+            })
+        };
+        self.scan(table, &mut take).await?;
+        Ok(found)
     }
 
     /// Shows every row of a table to `take`.
@@ -121,7 +192,8 @@ impl SnapshotRows {
         table: usize,
         take: &mut (dyn FnMut(&[u8]) -> Result<Take, AnyFailure> + Send),
     ) -> Result<(), AnyFailure> {
-        let mut stack = self.open(table).await?;
+        let table = &self.manifest.tables[table];
+        let mut stack = StackReader::open(self.reader.clone(), table).await?;
         while let Some(rows) = stack.next().await? {
             for row in rows.rows.iter() {
                 let taken = take(row)?;
@@ -213,42 +285,13 @@ impl SnapshotRows {
         for cell in Cells::new(values) {
             match cell? {
                 Cell::Large(large) => {
-                    let bytes = self.large(&large).await?;
-                    match large.class {
-                        LargeClass::Text => Cell::Text(&bytes).push(&mut out),
-                        LargeClass::Blob => Cell::Blob(&bytes).push(&mut out),
-                    }
+                    let bytes = fetch_large(&self.reader, large, &self.cells).await?;
+                    whole(large.class, &bytes).push(&mut out);
                 }
                 cell => cell.push(&mut out),
             }
         }
         Ok(out)
-    }
-
-    async fn large(&self, large: &Large) -> Result<Vec<u8>, AnyFailure> {
-        let damaged = || {
-            AnyFailure::new(
-                Class::Corrupt,
-                format!(
-                    "a large cell of {} bytes is not in the snapshot",
-                    large.length
-                ),
-                Some("run 'rowvault verify' to see which snapshots are hurt".into()),
-            )
-        };
-        let cell = self.cells.get(&large.digest).ok_or_else(damaged)?;
-        let mut hasher = self.reader.vault().access.shared.cell_hasher();
-        let mut bytes = Vec::new();
-        for chunk in &cell.chunks {
-            let piece = self.reader.chunk(chunk).await?;
-            hasher.update(&piece);
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > large.length {
-                return Err(damaged());
-            }
-        }
-        let same = bytes.len() as u64 == large.length && key::digest(&hasher) == large.digest;
-        same.then_some(bytes).ok_or_else(damaged)
     }
 
     /// Whether a cell of the snapshot and one of a live database are the same.
