@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::cli::output::Output;
 use crate::cli::render::{self, Side};
 use crate::cli::session::Session;
 use crate::failure::{AnyFailure, Class};
@@ -143,13 +144,7 @@ pub async fn forget(session: &Session, arguments: &Forget) -> Result<u8, AnyFail
     let output = &session.output;
     let mut told = Ok(());
     let outcome = maintain::forget_told(&opened, &request, &mut |plan| {
-        if !output.is_json() {
-            let text = forget_text(plan);
-            told = match arguments.dry_run {
-                true => output.text(&text),
-                false => output.done(&text),
-            };
-        }
+        told = tell(output, arguments.dry_run, || forget_text(plan));
     })
     .await?;
     told?;
@@ -303,6 +298,15 @@ struct PruneDocument {
     dry_run: bool,
 }
 
+/// Tells a plan before anything of it is done: where nothing will be, it is the result.
+fn tell(output: &Output, dry_run: bool, plan: impl Fn() -> String) -> Result<(), AnyFailure> {
+    match (output.is_json(), dry_run) {
+        (true, _) => Ok(()),
+        (false, true) => output.text(&plan()),
+        (false, false) => output.done(&plan()),
+    }
+}
+
 /// Runs `prune`.
 ///
 /// # Errors
@@ -325,13 +329,7 @@ pub async fn prune(session: &Session, arguments: &Prune) -> Result<u8, AnyFailur
     let output = &session.output;
     let mut told = Ok(());
     let outcome = maintain::prune_told(&opened, &request, &mut |plan| {
-        if !output.is_json() {
-            let text = plan_text(plan);
-            told = match arguments.dry_run {
-                true => output.text(&text),
-                false => output.done(&text),
-            };
-        }
+        told = tell(output, arguments.dry_run, || plan_text(plan));
     })
     .await?;
     told?;

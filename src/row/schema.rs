@@ -221,3 +221,16 @@ pub struct Structure {
     /// Sentences for the person who runs the backup.
     pub warnings: Vec<String>,
 }
+
+impl Structure {
+    /// The tables of a database of `engine`, and nothing else of it.
+    pub fn of_tables(engine: Engine, tables: Vec<Table>) -> Structure {
+        Structure {
+            engine,
+            tables,
+            parts: Vec::new(),
+            facts: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+}

@@ -183,13 +183,7 @@ impl Live for MysqlLive {
         self.purpose = purpose;
         self.database = database;
         self.tables = tables.clone();
-        Ok(Structure {
-            engine: Engine::Mysql,
-            tables,
-            parts: Vec::new(),
-            facts: BTreeMap::new(),
-            warnings: Vec::new(),
-        })
+        Ok(Structure::of_tables(Engine::Mysql, tables))
     }
 
     fn triggers(&self, table: usize) -> &[String] {

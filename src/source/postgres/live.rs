@@ -310,13 +310,7 @@ impl Live for PostgresLive {
         self.tables = found.into_iter().map(|found| found.table).collect();
         self.held.clear();
         self.read_triggers().await?;
-        Ok(Structure {
-            engine: Engine::Postgres,
-            tables: self.tables.clone(),
-            parts: Vec::new(),
-            facts: BTreeMap::new(),
-            warnings: Vec::new(),
-        })
+        Ok(Structure::of_tables(Engine::Postgres, self.tables.clone()))
     }
 
     fn triggers(&self, table: usize) -> &[String] {
