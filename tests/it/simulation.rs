@@ -226,7 +226,7 @@ fn life_cycles_lose_nothing() {
 
 /// ROWVAULT_SEEDS says how many.
 #[test]
-#[ignore]
+#[ignore = "10,000 seeds: tests/long.sh simulation"]
 fn long_simulation() {
     let seeds = std::env::var("ROWVAULT_SEEDS").map_or(10_000, |text| text.parse().unwrap());
     let sum = simulate(0..seeds);
