@@ -4,6 +4,8 @@
 //! requests, and gives an outcome as data; the faces make text, metrics and messages of it.
 //! Invariant: a job that fails leaves a repository that reads as before, and says why.
 
+pub mod staging;
+
 pub mod backup;
 pub mod diff;
 pub mod doctor;

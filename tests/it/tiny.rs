@@ -13,7 +13,7 @@ use rowvault::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use rowvault::failure::AnyFailure;
 use rowvault::format::keyslot::text::KeyFile;
 use rowvault::id::{Digest, SnapshotId};
-use rowvault::job::{Opened, Silent, backup, restore};
+use rowvault::job::{Opened, Silent, backup, staging};
 use rowvault::random::{Random, SeededRandom};
 use rowvault::repo::catalog::Snapshot;
 use rowvault::repo::intent::Whoami;
@@ -268,7 +268,7 @@ pub async fn tell(
     line: &mut dyn FnMut(&[&[u8]]),
 ) -> Result<(), AnyFailure> {
     let manifest = opened.manifest(snapshot).await?;
-    let structure = restore::structure(reader, &manifest).await?;
+    let structure = staging::structure(reader, &manifest).await?;
     for part in &structure.parts {
         line(&[b"part", part.name.as_bytes(), &part.bytes]);
     }

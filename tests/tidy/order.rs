@@ -90,7 +90,7 @@ const HOUSE: &[(&str, Children)] = &[
     (
         "job",
         Children::Apart {
-            first: &[],
+            first: &["staging"],
             others: &[],
             last: &[],
             exceptions: &[],
