@@ -6,6 +6,7 @@
 pub mod care;
 pub mod compare;
 pub mod database;
+pub mod export;
 pub mod global;
 pub mod keys;
 pub mod look;
@@ -119,7 +120,7 @@ pub enum Verb {
     /// Show every version of a record over all snapshots
     History(compare::History),
     /// Write tables of a snapshot as plain files
-    Export(recover::Export),
+    Export(export::Export),
     /// List and change who can open the repository or write to it
     Key(keys::Key),
     /// Look at everything that a backup needs, and say what to do
@@ -301,7 +302,7 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
         Verb::Find(arguments) => stop.or(recover::find(session, arguments)).await,
         Verb::Diff(arguments) => stop.or(compare::diff(session, arguments)).await,
         Verb::History(arguments) => stop.or(compare::history(session, arguments)).await,
-        Verb::Export(arguments) => stop.or(recover::export(session, arguments)).await,
+        Verb::Export(arguments) => stop.or(export::export(session, arguments)).await,
         Verb::Key(arguments) => stop.or(keys::key(session, arguments)).await,
         Verb::Doctor(_) => stop.or(care::doctor(session)).await,
         Verb::Demo(_) if session.output.is_json() => Err(AnyFailure::new(

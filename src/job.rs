@@ -33,6 +33,7 @@ use crate::random::Random;
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::index::{self, Index, Kept};
 use crate::repo::intent::{self, Whoami};
+use crate::repo::kept::KeptRuns;
 use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
 use crate::repo::reader::Reader;
@@ -173,6 +174,18 @@ impl Opened {
     pub async fn reader(&self) -> Result<Arc<Reader>, AnyFailure> {
         let index = self.index().await?;
         Ok(Arc::new(Reader::new(self.vault.clone(), index)))
+    }
+
+    /// A reader for whoever looks records up: descriptions of runs that this host keeps are not
+    /// fetched again.
+    ///
+    /// # Errors
+    /// As [`Opened::index`].
+    pub async fn record_reader(&self) -> Result<Arc<Reader>, AnyFailure> {
+        let index = self.index().await?;
+        let kept = KeptRuns::new(self.state.clone(), self.vault.random.clone());
+        let reader = Reader::new(self.vault.clone(), index).with_kept(kept);
+        Ok(Arc::new(reader))
     }
 
     /// A snapshot's manifest, which must be signed by who may write its source.

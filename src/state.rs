@@ -147,6 +147,59 @@ impl State {
             .map_err(|source| io_error("write", &parent, source))
     }
 
+    /// Replaces `name` at once, but not durably: for what can be had again.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old file then still stands.
+    pub fn keep(&self, name: &str, bytes: &[u8], random: &dyn Random) -> Result<(), Error> {
+        let path = self.path(name);
+        let parent = path.parent().unwrap_or(&self.directory).to_path_buf();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&parent)
+            .map_err(|source| io_error("make", &parent, source))?;
+        let beside = parent.join(format!(".{}.part", hex(&draw::<8>(random))));
+        let mut options = OpenOptions::new();
+        let file = options.create_new(true).write(true).mode(0o600);
+        let written = file.open(&beside).and_then(|mut file| {
+            file.write_all(bytes)?;
+            fs::rename(&beside, &path)
+        });
+        written.map_err(|source| {
+            let _ = fs::remove_file(&beside);
+            io_error("write", &path, source)
+        })
+    }
+
+    /// Removes the oldest files of `folder` until the others have at most `bytes_max` together.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn trim(&self, folder: &str, bytes_max: u64) -> Result<(), Error> {
+        let mut files = Vec::new();
+        for name in self.names(folder)? {
+            let path = self.path(folder).join(&name);
+            // Another process may trim too.
+            let Ok(facts) = path.metadata() else { continue };
+            files.push((facts.modified().ok(), facts.len(), path));
+        }
+        files.sort();
+        let mut bytes: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, own, path) in files {
+            if bytes <= bytes_max {
+                break;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path, error));
+                }
+                _ => bytes -= own,
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a new file `name`, which must not be there, to be written by and by. It is not
     /// durable until its writer syncs it.
     ///
@@ -238,6 +291,25 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::random::SeededRandom;
+
+    #[test]
+    fn trimming_drops_the_oldest_files() {
+        let root = tempfile::tempdir().unwrap();
+        let random = SeededRandom::new(1);
+        let state = State::open(root.path(), &RepositoryId([1; 16])).unwrap();
+        for (name, age) in [("runs/new", 1), ("runs/old", 3), ("runs/middle", 2)] {
+            state.keep(name, &[7; 100], &random).unwrap();
+            let file = File::options().write(true).open(state.path(name)).unwrap();
+            let epoch = std::time::SystemTime::UNIX_EPOCH;
+            let time = epoch + std::time::Duration::from_secs(1_000_000 - age);
+            file.set_modified(time).unwrap();
+        }
+        state.trim("runs", 250).unwrap();
+        state.trim("nothing", 0).unwrap();
+        let mut left = state.names("runs").unwrap();
+        left.sort();
+        assert_eq!(left, ["middle", "new"]);
+    }
 
     #[test]
     fn state_reads_what_was_written_last_and_locks_once() {

@@ -1,19 +1,18 @@
-//! `restore`, `find` and `export`: what comes out of a repository again.
+//! `restore` and `find`: what comes out of a repository again.
 //!
 //! Invariant: each needs the reader's key, and says so before it does anything; a restore that is
 //! stopped takes away what it made.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use crate::cli::database;
 use crate::cli::render;
 use crate::cli::session::Session;
 use crate::failure::AnyFailure;
-use crate::job::{Progress, export, find, restore};
+use crate::job::{Progress, find, restore};
 use crate::repo::intent;
 use crate::repo::table::Rows;
 use crate::repo::value::{Form, RowWriter, preview};
@@ -243,95 +242,4 @@ async fn print_text(session: &Session, finder: &mut find::Finder) -> Result<(), 
         session.output.done("no record was found\n")?;
     }
     Ok(())
-}
-
-/// Arguments of `export`.
-#[derive(Args, Clone, Debug)]
-pub struct Export {
-    /// An id or 6 digits of it, SOURCE@latest, SOURCE@2026-11-20, or latest
-    #[arg(value_name = "SNAPSHOT")]
-    pub snapshot: String,
-    /// Only this table; may be repeated [default: all that have rows]
-    #[arg(long, value_name = "TABLE")]
-    pub table: Vec<String>,
-    /// How rows are written
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Format,
-    /// A file for one table, a directory for several; nothing is overwritten
-    #[arg(long, value_name = "PATH")]
-    pub out: PathBuf,
-}
-
-/// How rows are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Comma-separated, with a line of names.
-    Csv,
-    /// One JSON object a line.
-    Jsonl,
-}
-
-#[derive(Serialize)]
-struct ExportDocument {
-    snapshot: String,
-    files: Vec<FileDocument>,
-    duration_ms: u64,
-}
-
-#[derive(Serialize)]
-struct FileDocument {
-    table: String,
-    rows: u64,
-    bytes: u64,
-    path: String,
-}
-
-/// Runs `export`.
-///
-/// # Errors
-/// Denied with a writer's key; Conflict where a file stands in the way; the repository's.
-pub async fn export(session: &Session, arguments: &Export) -> Result<u8, AnyFailure> {
-    let opened = session.open().await?;
-    opened.vault.reader("export rows")?;
-    let catalog = opened.catalog().await?;
-    let snapshot = session.snapshot(&catalog, &arguments.snapshot)?;
-    let request = export::Request {
-        tables: arguments.table.clone(),
-        form: match arguments.format {
-            Format::Csv => Form::Csv,
-            Format::Jsonl => Form::Json,
-        },
-        out: arguments.out.clone(),
-    };
-    let exported = export::run(&opened, snapshot, &request).await?;
-    if session.output.is_json() {
-        let file = |written: &export::Written| FileDocument {
-            table: written.table.clone(),
-            rows: written.rows,
-            bytes: written.bytes,
-            path: written.path.display().to_string(),
-        };
-        session.output.document(&ExportDocument {
-            snapshot: snapshot.record.id.to_string(),
-            files: exported.tables.iter().map(file).collect(),
-            duration_ms: exported.duration.as_millis() as u64,
-        })?;
-        return Ok(0);
-    }
-    let mut text = format!(
-        "wrote {} of snapshot {} in {}; the files are NOT encrypted\n",
-        render::counted(exported.tables.len() as u64, "table"),
-        snapshot.record.id.short(),
-        render::duration(exported.duration),
-    );
-    for written in &exported.tables {
-        text.push_str(&format!(
-            "  {}  ({}, {})\n",
-            written.path.display(),
-            render::counted(written.rows, "row"),
-            render::size(written.bytes),
-        ));
-    }
-    session.output.done(&text)?;
-    Ok(0)
 }

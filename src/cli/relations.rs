@@ -46,8 +46,7 @@ pub fn show(session: &Session, snapshot: &Snapshot, manifest: &Manifest) -> Resu
         .map(|one| one.table.clone())
         .collect();
     let known = session.relations(&snapshot.source, &tables);
-    let mut all = relation::declared(&tables);
-    all.extend(known.conventions.iter().cloned());
+    let all = known.among(&tables);
     if session.output.is_json() {
         let relation = |one: &relation::Relation| RelationDocument {
             child: one.child.to_string(),

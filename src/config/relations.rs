@@ -4,14 +4,14 @@
 //! `notes.parent_id -> accounts.id where parent_type = Accounts`; `*` stands for every table that has
 //! the columns. Invariant: what is handed on are plain relations between tables that are there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use crate::row::closure::relation::{
     Condition, Deleted, Origin, Relation, Relations, SoftDeletion, Spelling,
 };
-use crate::row::schema::{OnDelete, Table, TableName};
+use crate::row::schema::{OnDelete, Table};
 
 const LISTS: &[&str] = &[
     include_str!("relations/suitecrm.toml"),
@@ -304,14 +304,6 @@ pub fn choose(tables: &[Table], own: &Own) -> Relations {
             expand_soft(text, &schema, &mut known.soft);
         }
     }
-    let declared: BTreeSet<(TableName, Vec<String>, TableName)> = tables
-        .iter()
-        .flat_map(|table| table.foreign_keys.iter().map(move |key| (table, key)))
-        .map(|(table, key)| (table.name.clone(), key.columns.clone(), key.parent.clone()))
-        .collect();
-    known.conventions.retain(|one| {
-        !declared.contains(&(one.child.clone(), one.columns.clone(), one.parent.clone()))
-    });
     known
 }
 

@@ -4,6 +4,8 @@
 //! failed does not look whole. Invariant: a file that stands there is never overwritten, and what
 //! is written is readable for its owner only.
 
+pub mod record;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -88,9 +90,7 @@ pub async fn run(
     opened.progress.end();
     let mut written = Vec::new();
     for (file, done) in waiting {
-        file.persist_noclobber(&done.path)
-            .map_err(|error| refused("write", &done.path, &error.error))?;
-        written.push(done);
+        written.push(publish(file, done)?);
     }
     Ok(Outcome {
         snapshot: snapshot.clone(),
@@ -143,13 +143,7 @@ fn paths(tables: &[&ManifestTable], request: &Request) -> Result<Vec<PathBuf>, A
         }
     };
     for path in &paths {
-        if path.symlink_metadata().is_ok() {
-            return Err(refused(
-                "write",
-                path,
-                &std::io::ErrorKind::AlreadyExists.into(),
-            ));
-        }
+        refuse_standing(path)?;
     }
     Ok(paths)
 }
@@ -172,6 +166,72 @@ fn file_name(table: &TableName) -> String {
     out
 }
 
+/// A new file under a name of its own, until it is whole.
+struct Beside {
+    out: BufWriter<File>,
+    place: TempPath,
+    path: PathBuf,
+}
+
+impl Beside {
+    fn create(path: &Path) -> Result<Beside, AnyFailure> {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let beside = tempfile::Builder::new()
+            .prefix(".rowvault-")
+            .suffix(".part")
+            .tempfile_in(directory)
+            .map_err(|error| refused("write", path, &error))?;
+        let (file, place) = beside.into_parts();
+        Ok(Beside {
+            out: BufWriter::new(file),
+            place,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Makes it durable; it has its name not yet.
+    fn end(self, table: String, rows: u64) -> Result<(TempPath, Written), AnyFailure> {
+        let path = self.path;
+        let failed = |error: &std::io::Error| refused("write", &path, error);
+        let file: File = (self.out.into_inner()).map_err(|error| failed(error.error()))?;
+        file.sync_all().map_err(|error| failed(&error))?;
+        let bytes = file.metadata().map_err(|error| failed(&error))?.len();
+        let written = Written {
+            table,
+            rows,
+            path,
+            bytes,
+        };
+        Ok((self.place, written))
+    }
+
+    /// Makes it durable and gives it its name.
+    fn finish(self, table: String, rows: u64) -> Result<Written, AnyFailure> {
+        let (place, written) = self.end(table, rows)?;
+        publish(place, written)
+    }
+}
+
+fn publish(place: TempPath, written: Written) -> Result<Written, AnyFailure> {
+    let named = place.persist_noclobber(&written.path);
+    named.map_err(|error| refused("write", &written.path, &error.error))?;
+    Ok(written)
+}
+
+/// Refuses to write where something stands.
+fn refuse_standing(path: &Path) -> Result<(), AnyFailure> {
+    match path.symlink_metadata() {
+        Ok(_) => {
+            let stands = std::io::ErrorKind::AlreadyExists.into();
+            Err(refused("write", path, &stands))
+        }
+        Err(_) => Ok(()),
+    }
+}
+
 async fn write(
     opened: &Opened,
     reader: &Arc<Reader>,
@@ -179,30 +239,9 @@ async fn write(
     form: Form,
     path: PathBuf,
 ) -> Result<(TempPath, Written), AnyFailure> {
-    let failed = |error: &std::io::Error| refused("write", &path, error);
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let beside = tempfile::Builder::new()
-        .prefix(".rowvault-")
-        .suffix(".part")
-        .tempfile_in(directory)
-        .map_err(|error| failed(&error))?;
-    let (file, beside) = beside.into_parts();
-    let mut out = BufWriter::new(file);
-    let rows = write_rows(opened, reader, table, form, &mut out).await?;
-    let file: File = out.into_inner().map_err(|error| failed(error.error()))?;
-    file.sync_all().map_err(|error| failed(&error))?;
-    let bytes = file.metadata().map_err(|error| failed(&error))?.len();
-    let table = table.table.name.to_string();
-    let written = Written {
-        table,
-        rows,
-        path,
-        bytes,
-    };
-    Ok((beside, written))
+    let mut beside = Beside::create(&path)?;
+    let rows = write_rows(opened, reader, table, form, &mut beside.out).await?;
+    beside.end(table.table.name.to_string(), rows)
 }
 
 async fn write_rows(

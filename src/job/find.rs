@@ -79,7 +79,7 @@ pub async fn start(
     let conditions = Arc::new(Conditions::parse(&table, &request.conditions)?);
     let key = request.key.as_ref().map(|text| key::parse(&table, text));
     let key = key.transpose()?;
-    let reader = opened.reader().await?;
+    let reader = opened.record_reader().await?;
     let rest = match key {
         Some(key) if found.order == StoredOrder::Key => {
             Rest::Found(by_key(&reader, found, &key).await?)

@@ -126,7 +126,7 @@ pub async fn run(
     key: &str,
 ) -> Result<Outcome, AnyFailure> {
     opened.vault.reader("look at records")?;
-    let reader = opened.reader().await?;
+    let reader = opened.record_reader().await?;
     let fetched: Vec<(&Snapshot, Manifest)> =
         stream::iter(&source.snapshots)
             .map(|snapshot| async move {

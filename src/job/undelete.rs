@@ -11,7 +11,6 @@ pub mod overwritten;
 pub mod plan;
 pub mod planner;
 pub mod request;
-pub mod rows;
 pub mod settle;
 pub mod write;
 
@@ -25,8 +24,8 @@ pub use crate::job::undelete::request::{Choice, Mode, OnConflict, Overwritten, R
 
 use crate::job::undelete::plan::Plan;
 use crate::job::undelete::planner::Planner;
-use crate::job::undelete::rows::SnapshotRows;
 use crate::repo::catalog::Snapshot;
+use crate::repo::records::SnapshotRows;
 use crate::source::{Live, Purpose};
 
 /// How many bytes of keys of one table the ledger keeps.
@@ -62,7 +61,7 @@ pub async fn run(
 ) -> Result<Outcome, AnyFailure> {
     opened.vault.reader("bring records back")?;
     let manifest = Arc::new(opened.manifest(snapshot).await?);
-    let reader = opened.reader().await?;
+    let reader = opened.record_reader().await?;
     let mut rows = SnapshotRows::new(reader.clone(), manifest);
     let mut later = match &request.overwritten {
         Overwritten::PutBackUntil(until) => {

@@ -18,6 +18,7 @@ use crate::format::pack::{ChunkKind, SESSION_BYTES};
 use crate::id::{ChunkId, ObjectId};
 use crate::repo::blob::{self, Dictionary};
 use crate::repo::index::{Index, Pack, Place};
+use crate::repo::kept::KeptRuns;
 use crate::repo::vault::{self, Vault};
 use crate::repo::writer::session_info;
 use crate::store::{self, ObjectPath};
@@ -143,6 +144,7 @@ pub struct Reader {
     index: Arc<Index>,
     sessions: Mutex<HashMap<Vec<u8>, SymmetricKey>>,
     dictionaries: Mutex<HashMap<ChunkId, Arc<Dictionary>>>,
+    kept: Option<KeptRuns>,
 }
 
 struct Fetch<'a> {
@@ -159,7 +161,15 @@ impl Reader {
             index,
             sessions: Mutex::default(),
             dictionaries: Mutex::default(),
+            kept: None,
         }
+    }
+
+    /// The same reader, which looks for descriptions of runs among those that are kept here first:
+    /// for whoever looks records up, and never for whoever checks the storage.
+    pub fn with_kept(self, kept: KeptRuns) -> Reader {
+        let kept = Some(kept);
+        Reader { kept, ..self }
     }
 
     /// The vault that it reads from.
@@ -179,9 +189,14 @@ impl Reader {
     /// [`Error`].
     pub async fn fetch(&self, names: &[ChunkId]) -> Result<Vec<SealedChunk>, Error> {
         let mut places = Vec::with_capacity(names.len());
+        let mut chunks: Vec<(usize, SealedChunk)> = Vec::new();
         for (at, name) in names.iter().enumerate() {
             let place = self.index.places(name).next();
-            places.push((at, place.ok_or(Error::Unknown { chunk: *name })?));
+            let place = place.ok_or(Error::Unknown { chunk: *name })?;
+            match self.kept_chunk(&place) {
+                Some(chunk) => chunks.push((at, chunk)),
+                None => places.push((at, place)),
+            }
         }
         let dictionaries = places
             .iter()
@@ -208,7 +223,7 @@ impl Reader {
             .buffer_unordered(FETCHES_AT_ONCE)
             .try_collect()
             .await?;
-        let mut chunks: Vec<(usize, SealedChunk)> = fetched.into_iter().flatten().collect();
+        chunks.extend(fetched.into_iter().flatten());
         chunks.sort_by_key(|(at, _)| *at);
         Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect())
     }
@@ -257,6 +272,10 @@ impl Reader {
     /// # Errors
     /// [`Error`]: of its last place, where none is whole.
     pub async fn chunk(&self, name: &ChunkId) -> Result<Vec<u8>, Error> {
+        let place = self.index.places(name).next();
+        if let Some(kept) = place.and_then(|place| self.kept_chunk(&place)) {
+            return kept.open(&self.vault);
+        }
         let mut last = Error::Unknown { chunk: *name };
         for place in self.index.places(name) {
             match self.chunk_at(place).await {
@@ -290,6 +309,26 @@ impl Reader {
             }
         }
         Err(last)
+    }
+
+    /// The chunk at `place`, where it describes a run and is kept here whole.
+    fn kept_chunk(&self, place: &Place<'_>) -> Option<SealedChunk> {
+        let kept = self.kept.as_ref()?;
+        if !place.facts.kind.is_metadata() || place.session != 0 {
+            return None;
+        }
+        let chunk = SealedChunk {
+            facts: place.facts,
+            pack: place.pack.id,
+            sealed: kept.get(&place.facts.name)?.into(),
+            key: self.key(place).ok()?,
+            dictionary: None,
+        };
+        if chunk.open(&self.vault).is_err() {
+            kept.forget(&place.facts.name);
+            return None;
+        }
+        Some(chunk)
     }
 
     async fn chunk_at(&self, place: Place<'_>) -> Result<SealedChunk, Error> {
@@ -326,6 +365,11 @@ impl Reader {
         for (at, place) in fetch.wanted {
             let from = (u64::from(place.offset) - start) as usize;
             let sealed = bytes.slice(from..from + place.length as usize);
+            if let Some(kept) = &self.kept
+                && place.facts.kind.is_metadata()
+            {
+                kept.put(&place.facts.name, &sealed);
+            }
             out.push((
                 at,
                 SealedChunk {

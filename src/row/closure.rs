@@ -5,12 +5,14 @@
 //! to its parents; a parent that comes only because it is needed is not followed down. Invariant: a
 //! row is a member once, and with the first reason that brought it in.
 
+mod edge;
 pub mod relation;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::failure::{Class, Failure};
 use crate::row::cell::{self, Cell};
+pub use crate::row::closure::edge::Edge;
 use crate::row::closure::relation::{Origin, Relation, push_reference};
 use crate::row::key::{self, KeyEncoder};
 use crate::row::schema::{Engine, Table, TableName};
@@ -122,7 +124,8 @@ pub struct Member {
     pub why: Why,
     /// How it stands; none until that was answered.
     pub standing: Option<Standing>,
-    followed_down: bool,
+    /// Whether it is part of what was asked for, and not only needed by it.
+    belongs: bool,
 }
 
 impl Member {
@@ -153,26 +156,6 @@ pub enum Question {
     },
 }
 
-/// A relation between two known tables, by position.
-#[derive(Clone, Debug)]
-pub struct Edge {
-    /// The relation.
-    pub relation: Relation,
-    /// The referring table.
-    pub child: usize,
-    /// Its columns.
-    pub columns: Vec<usize>,
-    /// The table that is referred to.
-    pub parent: usize,
-    /// Its columns.
-    pub parent_columns: Vec<usize>,
-    /// The column of the relation's condition.
-    pub condition: Option<usize>,
-    /// Whether the parent is a partition of the table that the relation names: dependents are found
-    /// by it, but what a row refers to is looked for in the table as a whole.
-    pub by_partition: bool,
-}
-
 /// Whether dependents are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependents {
@@ -180,6 +163,9 @@ pub enum Dependents {
     Follow,
     /// Only the rows asked for, and what they stand on.
     Leave,
+    /// Rows that refer to a record are part of it, but rows of its own table are other records, and
+    /// what refers to a row that it would outlive (SET NULL) is not followed any further.
+    OfRecord,
 }
 
 /// Rows that belong together.
@@ -196,54 +182,6 @@ pub struct Closure {
     uncovered: BTreeSet<(usize, usize)>,
 }
 
-fn edge(
-    tables: &[Table],
-    places: &HashMap<&TableName, usize>,
-    relation: &Relation,
-) -> Option<Edge> {
-    let child = *places.get(&relation.child)?;
-    let parent = *places.get(&relation.parent)?;
-    let positions = |table: usize, names: &[String]| {
-        let table = &tables[table];
-        let found: Option<Vec<usize>> = names.iter().map(|name| table.column(name)).collect();
-        found.filter(|found| !found.is_empty())
-    };
-    let condition = match &relation.when {
-        Some(when) => Some(tables[child].column(&when.column)?),
-        None => None,
-    };
-    let columns = positions(child, &relation.columns)?;
-    let parent_columns = positions(parent, &relation.parent_columns)?;
-    (columns.len() == parent_columns.len()).then(|| Edge {
-        relation: relation.clone(),
-        child,
-        columns,
-        parent,
-        parent_columns,
-        condition,
-        by_partition: false,
-    })
-}
-
-/// The partitions, at any depth, of the table `whole`.
-fn partitions<'t>(tables: &'t [Table], whole: &TableName) -> Vec<&'t TableName> {
-    let mut found: Vec<&TableName> = Vec::new();
-    let mut wholes = vec![whole.to_string()];
-    while let Some(whole) = wholes.pop() {
-        for table in tables {
-            let of = table
-                .facts
-                .get("partition_of")
-                .map(|name| name.replace('"', ""));
-            if of.as_ref() == Some(&whole) && !found.contains(&&table.name) {
-                found.push(&table.name);
-                wholes.push(table.name.to_string());
-            }
-        }
-    }
-    found
-}
-
 /// What applications write where a reference names nothing.
 fn is_nothing(cell: &Cell<'_>) -> bool {
     matches!(cell, Cell::Integer(0) | Cell::Text(b"" | b"0"))
@@ -258,23 +196,7 @@ impl Closure {
         relations: &[Relation],
         dependents: Dependents,
     ) -> Closure {
-        let places: HashMap<&TableName, usize> = tables
-            .iter()
-            .enumerate()
-            .map(|(at, table)| (&table.name, at))
-            .collect();
-        let mut edges = Vec::new();
-        for relation in relations {
-            edges.extend(edge(&tables, &places, relation));
-            for partition in partitions(&tables, &relation.parent) {
-                let mut relation = relation.clone();
-                relation.parent = partition.clone();
-                edges.extend(edge(&tables, &places, &relation).map(|edge| Edge {
-                    by_partition: true,
-                    ..edge
-                }));
-            }
-        }
+        let edges = edge::edges(&tables, relations);
         Closure {
             engine,
             encoders: tables.iter().map(KeyEncoder::new).collect(),
@@ -312,6 +234,41 @@ impl Closure {
     /// The member with this key.
     pub fn member(&self, table: usize, key: &[u8]) -> Option<usize> {
         self.known.get(&(table, key.to_vec())).copied()
+    }
+
+    /// The key of a member as a person writes it.
+    ///
+    /// # Errors
+    /// Corrupt: a member without a key.
+    pub fn key_text(&self, member: usize) -> Result<String, Error> {
+        let member = &self.members[member];
+        let table = &self.tables[member.table];
+        key::text(table, &member.key).map_err(|source| Error::Row {
+            table: table.name.clone(),
+            source,
+        })
+    }
+
+    /// What brought a member in, in words.
+    ///
+    /// # Errors
+    /// Corrupt: a member without a key.
+    pub fn why(&self, member: usize) -> Result<String, Error> {
+        let (edge, other, words) = match self.members[member].why {
+            Why::Asked => return Ok("asked for".into()),
+            Why::LostWith { edge, parent } if self.dependents == Dependents::OfRecord => {
+                (edge, parent, "refers to")
+            }
+            Why::LostWith { edge, parent } => (edge, parent, "lost with"),
+            Why::ParentOf { edge, child } => (edge, child, "needed by"),
+        };
+        let relation = &self.edges[edge].relation;
+        let by = match &relation.origin {
+            Origin::Declared(_) => relation.columns.join(", "),
+            Origin::Convention(name) => format!("{}, by {name}", relation.columns.join(", ")),
+        };
+        let table = &self.tables[self.members[other].table].name;
+        Ok(format!("{words} {table} {} ({by})", self.key_text(other)?))
     }
 
     /// (referring table without a key, table that it refers to): rows that cannot be brought back.
@@ -390,12 +347,14 @@ impl Closure {
             table: name(),
             source,
         })?;
+        let belongs = self.belongs(why);
         if let Some(&member) = self.known.get(&(table, key.clone())) {
-            let needed_only = matches!(self.members[member].why, Why::ParentOf { .. });
-            if needed_only && !matches!(why, Why::ParentOf { .. }) {
-                // It is lost in its own right after all.
+            if belongs && !self.members[member].belongs {
+                // It is lost in its own right after all, and so is what is one record with it.
                 self.members[member].why = why;
+                self.members[member].belongs = true;
                 self.follow_down(member);
+                self.follow_record(member)?;
             }
             return Ok(member);
         }
@@ -409,7 +368,7 @@ impl Closure {
             row: row.to_vec(),
             why,
             standing: None,
-            followed_down: false,
+            belongs,
         });
         self.known.insert((table, key), member);
         self.waiting.push(Question::Standing(member));
@@ -447,25 +406,42 @@ impl Closure {
         Ok(())
     }
 
-    fn follow_down(&mut self, member: usize) {
-        let Member {
-            table,
-            why,
-            followed_down,
-            ..
-        } = self.members[member];
-        let one_record = match why {
-            Why::ParentOf { edge, .. } => self.edges[edge].relation.extends,
-            _ => true,
+    /// Whether a row that comes for this reason is part of what was asked for: what is one record
+    /// with a row shares its reason.
+    fn belongs(&self, why: Why) -> bool {
+        let (edge, other, own) = match why {
+            Why::Asked => return true,
+            Why::LostWith { edge, parent } => (edge, parent, true),
+            Why::ParentOf { edge, child } => (edge, child, false),
         };
-        let follows = self.dependents == Dependents::Follow && one_record && !followed_down;
-        if !follows || !self.members[member].comes_back() {
+        match self.edges[edge].relation.extends {
+            true => self.members[other].belongs,
+            false => own,
+        }
+    }
+
+    /// Asks again for what is one record with a member, now that it comes for another reason.
+    fn follow_record(&mut self, member: usize) -> Result<(), Error> {
+        let table = self.members[member].table;
+        for edge in 0..self.edges.len() {
+            let one = &self.edges[edge];
+            let upwards = one.child == table && one.relation.extends && !one.by_partition;
+            if upwards && self.reference(edge, &self.members[member].row)?.is_some() {
+                let child = member;
+                self.waiting.push(Question::Parent { edge, child });
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_down(&mut self, member: usize) {
+        let Member { table, .. } = self.members[member];
+        if self.dependents == Dependents::Leave || !self.members[member].comes_back() {
             return;
         }
-        self.members[member].followed_down = true;
         for edge in 0..self.edges.len() {
             let (child, parent) = (self.edges[edge].child, self.edges[edge].parent);
-            if parent != table {
+            if parent != table || !self.goes_down(member, edge) {
                 continue;
             }
             if self.encoders[child].is_none() || !self.tables[child].with_rows {
@@ -474,6 +450,20 @@ impl Closure {
             }
             let parent = member;
             self.waiting.push(Question::Dependents { edge, parent });
+        }
+    }
+
+    /// Whether what refers to a member by `edge` comes with it.
+    fn goes_down(&self, member: usize, edge: usize) -> bool {
+        let one = &self.edges[edge];
+        if one.relation.extends {
+            return true;
+        }
+        let of_record = self.dependents == Dependents::OfRecord;
+        match self.members[member].why {
+            _ if !self.members[member].belongs => false,
+            Why::LostWith { edge: by, .. } if of_record && self.edges[by].outlives() => false,
+            _ => !of_record || one.child != one.parent,
         }
     }
 

@@ -40,6 +40,7 @@ mod postgres_round_trip;
 mod postgres_server;
 mod property;
 mod recipient_plugin;
+mod record_export;
 mod records;
 mod records_reach;
 mod related;

@@ -221,6 +221,83 @@ async fn keys_and_history_cost_one_small_read_for_each_run() {
     }
 }
 
+/// How many requests and bytes it costs to find a key, once the index is known.
+async fn find_cost(rig: &Rig, snapshot: &Snapshot, key: &str) -> (Option<String>, u64, u64) {
+    let request = find::Request {
+        table: "big".into(),
+        key: Some(key.into()),
+        conditions: Vec::new(),
+        limit: 1,
+    };
+    let asked = rig.opened.vault.store.requests();
+    let mut finder = find::start(&rig.opened, snapshot, &request).await.unwrap();
+    let found = finder.next().await.unwrap();
+    let asked = rig.opened.vault.store.requests().since(&asked);
+    let note = found.map(|rows| match cells(rows.rows.row(0), 3).unwrap()[2] {
+        Cell::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+        ref other => panic!("{other:?}"),
+    });
+    println!(
+        "find {key}: {} requests, {} bytes",
+        asked.get, asked.bytes_down
+    );
+    (note, asked.get, asked.bytes_down)
+}
+
+/// Descriptions of seven runs lay in seven packs, and each find fetched all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn finding_a_key_again_asks_for_rows_alone_whatever_became_of_what_is_kept() {
+    let rig = Rig::new(33).await;
+    let history = History::begin(rig.place.path(), 33);
+    big_table(&history, 4000);
+    for day in 0..8 {
+        run(
+            &history,
+            &format!("UPDATE big SET note = note || '.' WHERE id % 97 = {day}"),
+        );
+        rig.backup(&history.file, Reading::Changes).await.unwrap();
+    }
+    let snapshot = snapshots(&rig).await.pop().unwrap();
+    let manifest = rig.opened.manifest(&snapshot).await.unwrap();
+    let runs = manifest.tables[0].stack.len();
+    assert!(runs >= 7, "{runs} runs");
+    let note = |id: u32| {
+        let db = Connection::open(&history.file).unwrap();
+        let sql = format!("SELECT note FROM big WHERE id = {id}");
+        db.query_row(&sql, [], |row| row.get::<_, String>(0)).ok()
+    };
+    let (found, cold, _) = find_cost(&rig, &snapshot, "1234").await;
+    assert_eq!(found, note(1234));
+    for id in [1, 97, 291, 1234, 4000, 5000] {
+        let (found, requests, bytes) = find_cost(&rig, &snapshot, &id.to_string()).await;
+        assert_eq!(found, note(id), "{id}");
+        assert!(requests <= 8 && requests < cold, "{requests} requests");
+        assert!(bytes <= 1 << 20, "{bytes} bytes");
+    }
+    // Damaged, cut, exchanged and lost descriptions are fetched again.
+    let state = &rig.opened.state;
+    let mut names = state.names("runs").unwrap();
+    names.sort();
+    assert!(names.len() >= runs);
+    let whole = |name: &String| state.read(&format!("runs/{name}")).unwrap().unwrap();
+    let before: Vec<Vec<u8>> = names.iter().map(whole).collect();
+    let spoil = |at: usize, bytes: &[u8]| {
+        std::fs::write(state.path(&format!("runs/{}", names[at])), bytes).unwrap();
+    };
+    let mut flipped = before[0].clone();
+    flipped[20] ^= 1;
+    spoil(0, &flipped);
+    spoil(1, &before[1][..before[1].len() / 2]);
+    spoil(2, &before[3]);
+    spoil(3, b"");
+    state.remove(&format!("runs/{}", names[4])).unwrap();
+    let (found, again, _) = find_cost(&rig, &snapshot, "1").await;
+    assert_eq!(found, note(1));
+    assert!(again >= 5, "five descriptions were fetched again: {again}");
+    let after: Vec<Vec<u8>> = names.iter().map(whole).collect();
+    assert!(after == before, "they are kept as the storage has them");
+}
+
 /// Ids of what is found, ascending.
 async fn ids(rig: &Rig, snapshot: &Snapshot, conditions: &[&str]) -> Vec<i64> {
     let request = find::Request {

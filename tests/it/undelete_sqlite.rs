@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use rowvault::config::relations::{Own, choose, lists};
 use rowvault::failure::{AnyFailure, Class};
 use rowvault::job::undelete::{Choice, Mode, OnConflict, Overwritten, Request, run};
-use rowvault::row::closure::relation::declared;
 use rowvault::row::closure::{Closure, Dependents};
 use rowvault::row::schema::{Engine, Structure};
 use rowvault::source::address::SourceOptions;
@@ -432,8 +431,7 @@ fn every_list_is_chosen_by_its_tables_and_its_relations_are_followed() {
             list.name,
             known.conventions.len()
         );
-        let mut all = declared(&tables);
-        all.extend(known.conventions.iter().cloned());
+        let all = known.among(&tables);
         let closure = Closure::new(Engine::Sqlite, tables, &all, Dependents::Follow);
         assert_eq!(closure.edges().len(), all.len(), "{}", list.name);
     }

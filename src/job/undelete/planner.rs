@@ -3,55 +3,20 @@
 //! The planner answers the closure's questions from the snapshot and the live database, both of
 //! which it only reads. Invariant: a row is planned only when it was looked up in this transaction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::failure::AnyFailure;
 use crate::job::undelete::choose::{LOOKUP_ROWS, choose, key_columns, picked};
 use crate::job::undelete::fit::{Fit, fit};
 use crate::job::undelete::plan::{Conflict, Plan};
 use crate::job::undelete::request::Request;
-use crate::job::undelete::rows::{Chosen, Side, SnapshotRows, Sought, Take};
+use crate::repo::records::{Chosen, Side, SnapshotRows, Sought};
 use crate::row::cell::{self, Cell, RowBatch};
-use crate::row::closure::relation::{Origin, SoftDeletion, declared, same_cells};
+use crate::row::closure::relation::SoftDeletion;
 use crate::row::closure::{Closure, Member, Question, Standing, Why};
 use crate::row::key;
 use crate::row::schema::Structure;
 use crate::source::{Live, Lookup};
-
-/// Up to so many values are looked for by the filters of chunks; for more, the table is read.
-const EXACT_CELLS_MAX: usize = 256;
-
-/// A column, and cells by their canonical bytes.
-type ExactCells = (usize, Vec<Vec<u8>>);
-
-/// The first column that is compared in a row that is sought, and every cell that it can have there;
-/// none where equal values may have other bytes.
-fn exact_cells(
-    closure: &Closure,
-    (side, edge): (Side, usize),
-    member: usize,
-) -> Result<Option<ExactCells>, AnyFailure> {
-    let edge = &closure.edges()[edge];
-    let (child, parent) = (
-        (edge.child, edge.columns[0]),
-        (edge.parent, edge.parent_columns[0]),
-    );
-    let (own, theirs) = match side {
-        Side::Parent => (child, parent),
-        Side::Child => (parent, child),
-    };
-    let tables = closure.tables();
-    let cells = cell::cells(&closure.members()[member].row, tables[own.0].columns.len())?;
-    let columns = (
-        &tables[own.0].columns[own.1],
-        &tables[theirs.0].columns[theirs.1],
-    );
-    let cells = same_cells(closure.engine(), columns.0, columns.1, &cells[own.1]);
-    Ok(cells.map(|cells| (theirs.1, cells)))
-}
-
-/// Rows that were found, by what they were sought by.
-type Rows = HashMap<Sought, Vec<Vec<u8>>>;
 
 /// What a reference leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +54,7 @@ impl<'a> Planner<'a> {
         request: &'a Request,
     ) -> Planner<'a> {
         let tables: Vec<_> = rows.tables().iter().map(|one| one.table.clone()).collect();
-        let mut relations = declared(&tables);
-        relations.extend(request.relations.conventions.iter().cloned());
+        let mut relations = request.relations.among(&tables);
         relations.extend(rows.told.iter().flatten().cloned());
         let soft = tables.iter().map(|table| {
             let flags = request.relations.soft.iter();
@@ -202,7 +166,10 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        self.seek(sought).await
+        let parents = self.rows.follow(&mut self.closure, sought).await?;
+        let found = |(place, member)| (place, Parent::Member(member));
+        self.parents.extend(parents.into_iter().map(found));
+        Ok(())
     }
 
     /// Says of members of one table how they stand.
@@ -433,101 +400,6 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Looks for rows in the snapshot, each table once, and tells the closure.
-    async fn seek(&mut self, sought: BTreeMap<Sought, usize>) -> Result<(), AnyFailure> {
-        let mut tables: BTreeMap<usize, BTreeSet<(Side, usize)>> = BTreeMap::new();
-        let known = &self.rows.found;
-        let fresh: HashSet<Sought> = sought
-            .keys()
-            .filter(|key| !known.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in &fresh {
-            let edge = &self.closure.edges()[key.1];
-            let table = match key.0 {
-                Side::Parent => edge.parent,
-                Side::Child => edge.child,
-            };
-            tables.entry(table).or_default().insert((key.0, key.1));
-        }
-        let mut found = Rows::new();
-        for (table, ends) in tables {
-            self.seek_in((table, &ends), (&sought, &fresh), &mut found)
-                .await?;
-        }
-        for (key, member) in sought {
-            let rows = match self.rows.found.get(&key) {
-                Some(rows) => rows.clone(),
-                None => found.remove(&key).unwrap_or_default(),
-            };
-            for row in &rows {
-                match key.0 {
-                    Side::Child => self.closure.dependent_is(key.1, member, row)?,
-                    Side::Parent => {
-                        let parent = self.closure.parent_is(key.1, member, row)?;
-                        let place = (key.1, key.2.clone());
-                        self.parents.insert(place, Parent::Member(parent));
-                    }
-                }
-            }
-            self.rows.found.insert(key, rows);
-        }
-        Ok(())
-    }
-
-    /// Looks for rows in one table of the snapshot.
-    async fn seek_in(
-        &mut self,
-        (table, ends): (usize, &BTreeSet<(Side, usize)>),
-        (sought, fresh): (&BTreeMap<Sought, usize>, &HashSet<Sought>),
-        found: &mut Rows,
-    ) -> Result<(), AnyFailure> {
-        let mut columns: Option<BTreeMap<usize, HashSet<Vec<u8>>>> = Some(BTreeMap::new());
-        for (key, &member) in sought.iter().filter(|(key, _)| fresh.contains(*key)) {
-            if ends.contains(&(key.0, key.1)) {
-                let exact = exact_cells(&self.closure, (key.0, key.1), member)?;
-                columns = columns.zip(exact).map(|(mut columns, (column, cells))| {
-                    columns.entry(column).or_default().extend(cells);
-                    columns
-                });
-            }
-        }
-        let closure = &self.closure;
-        let mut take = |row: &[u8]| {
-            let mut taken = Take::Pass;
-            for &(side, edge) in ends {
-                let reference = match side {
-                    Side::Parent => closure.referred(edge, row)?,
-                    Side::Child => closure.reference(edge, row)?,
-                };
-                let Some(reference) = reference else { continue };
-                let key = (side, edge, reference);
-                let rows = match fresh.contains(&key) {
-                    true => found.entry(key).or_default(),
-                    false => continue,
-                };
-                // One row may be met by several columns.
-                if !rows.iter().any(|other| other == row) {
-                    rows.push(row.to_vec());
-                }
-                taken = Take::Keep;
-            }
-            Ok(taken)
-        };
-        if !closure.tables()[table].with_rows {
-            return Ok(());
-        }
-        match columns.filter(|all| all.values().all(|cells| cells.len() <= EXACT_CELLS_MAX)) {
-            Some(columns) => {
-                for (column, cells) in columns {
-                    self.rows.related(table, column, cells, &mut take).await?;
-                }
-            }
-            None => self.rows.scan(table, &mut take).await?,
-        }
-        Ok(())
-    }
-
     /// Notes what speaks against a member.
     pub(super) fn conflict(&mut self, member: usize, what: &str) -> Result<(), AnyFailure> {
         let conflict = Conflict {
@@ -554,17 +426,6 @@ impl<'a> Planner<'a> {
 
     /// Why a member is in the plan, in words.
     pub(super) fn why(&self, member: usize) -> Result<String, AnyFailure> {
-        let (edge, other, words) = match self.closure.members()[member].why {
-            Why::Asked => return Ok("asked for".into()),
-            Why::LostWith { edge, parent } => (edge, parent, "lost with"),
-            Why::ParentOf { edge, child } => (edge, child, "needed by"),
-        };
-        let relation = &self.closure.edges()[edge].relation;
-        let by = match &relation.origin {
-            Origin::Declared(_) => relation.columns.join(", "),
-            Origin::Convention(name) => format!("{}, by {name}", relation.columns.join(", ")),
-        };
-        let (table, key) = (self.table_name(other), self.key_text(other)?);
-        Ok(format!("{words} {table} {key} ({by})"))
+        Ok(self.closure.why(member)?)
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::failure::{AnyFailure, Class};
 use crate::job::undelete::choose::{LOOKUP_ROWS, key_columns, picked};
 use crate::job::undelete::plan::Plan;
-use crate::job::undelete::rows::SnapshotRows;
+use crate::repo::records::SnapshotRows;
 use crate::row::cell::{self, Cell, Cells, RowBatch};
 use crate::row::schema::{ForeignKey, Structure, Table};
 use crate::source::{Change, Live, Lookup};

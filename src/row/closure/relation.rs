@@ -171,6 +171,26 @@ pub fn declared(tables: &[Table]) -> Vec<Relation> {
     found
 }
 
+impl Relations {
+    /// All relations among `tables`: foreign keys, and conventions that no foreign key declares. What
+    /// is one record by convention is one record where a foreign key says the same.
+    pub fn among(&self, tables: &[Table]) -> Vec<Relation> {
+        let mut all = declared(tables);
+        for convention in &self.conventions {
+            let mut same = all.iter_mut().filter(|one| {
+                matches!(one.origin, Origin::Declared(_))
+                    && (&one.child, &one.columns, &one.parent)
+                        == (&convention.child, &convention.columns, &convention.parent)
+            });
+            match (same.next(), &convention.when) {
+                (Some(declared), None) => declared.extends |= convention.extends,
+                _ => all.push(convention.clone()),
+            }
+        }
+        all
+    }
+}
+
 /// The relations of every table with a type and an id, where `id` is the number of the content type
 /// of `model` in `app`; none where its table is not there, or has a key of several columns.
 pub fn of_content_type(tables: &[Table], id: &str, app: &str, model: &str) -> Vec<Relation> {

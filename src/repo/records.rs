@@ -1,31 +1,34 @@
-//! Rows of a snapshot for a plan: scanned, chosen, and made whole again.
+//! Records of a snapshot: rows that are asked for, those that they refer to, those that refer to them.
 //!
-//! What a plan found once is kept, so that planning again inside the writing transaction does not
-//! wait for the storage. Invariant: rows are given out only after their chunk was compared with its
-//! name, and a large cell only with its digest.
+//! What was found once is kept, so that a plan which is made again inside a writing transaction does
+//! not wait for the storage. Invariant: rows are given out only after their chunk was compared with
+//! its name, and a large cell only with its digest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::crypto::key;
-use crate::failure::AnyFailure;
+use crate::crypto;
+use crate::failure::{AnyFailure, Class};
 use crate::format::manifest::{Manifest, ManifestTable};
 use crate::format::run::LargeCell;
 use crate::id::Digest;
 use crate::repo::reader::Reader;
 use crate::repo::select;
 use crate::repo::table::{self, KeyedStack, RelatedRows, Shelf, StackReader};
-use crate::repo::value::{fetch_large, plain_text};
+use crate::repo::value::{fetch_large, fits, plain_text};
 use crate::row::cell::{self, Cell, Cells, LargeClass};
-use crate::row::closure::relation::{Relation, of_content_type};
+use crate::row::closure::Closure;
+use crate::row::closure::relation::{Relation, of_content_type, same_cells};
 use crate::row::filter::{Conditions, whole};
-use crate::row::key::KeyEncoder;
-use crate::row::schema::Table;
+use crate::row::key::{self, KeyEncoder};
+use crate::row::schema::{Engine, Table};
 
 /// Where Django numbers its models.
 const CONTENT_TYPES: &str = "django_content_type";
 /// So many keys are looked up one by one; for more, the table is read.
 const KEYS_LOOKED_UP: usize = 1_000;
+/// Up to so many values are looked for by the filters of chunks; for more, the table is read.
+const EXACT_CELLS_MAX: usize = 256;
 
 /// What to do with a scanned row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,38 @@ pub enum Side {
 /// (end, edge, reference) by which rows were looked for.
 pub type Sought = (Side, usize, Vec<u8>);
 
+/// A column, and cells by their canonical bytes.
+type ExactCells = (usize, Vec<Vec<u8>>);
+
+/// Rows that were found, by what they were sought by.
+type Found = HashMap<Sought, Vec<Vec<u8>>>;
+
+/// The first column that is compared in a row that is sought, and every cell that it can have there;
+/// none where equal values may have other bytes.
+fn exact_cells(
+    closure: &Closure,
+    (side, edge): (Side, usize),
+    member: usize,
+) -> Result<Option<ExactCells>, AnyFailure> {
+    let edge = &closure.edges()[edge];
+    let (child, parent) = (
+        (edge.child, edge.columns[0]),
+        (edge.parent, edge.parent_columns[0]),
+    );
+    let (own, theirs) = match side {
+        Side::Parent => (child, parent),
+        Side::Child => (parent, child),
+    };
+    let tables = closure.tables();
+    let cells = cell::cells(&closure.members()[member].row, tables[own.0].columns.len())?;
+    let columns = (
+        &tables[own.0].columns[own.1],
+        &tables[theirs.0].columns[theirs.1],
+    );
+    let cells = same_cells(closure.engine(), columns.0, columns.1, &cells[own.1]);
+    Ok(cells.map(|cells| (theirs.1, cells)))
+}
+
 /// Rows of one snapshot.
 pub struct SnapshotRows {
     reader: Arc<Reader>,
@@ -71,7 +106,7 @@ pub struct SnapshotRows {
     /// What was chosen, once it was.
     pub chosen: Option<Vec<Chosen>>,
     /// What was found, by what it was sought by.
-    pub found: HashMap<Sought, Vec<Vec<u8>>>,
+    found: Found,
 }
 
 impl SnapshotRows {
@@ -107,6 +142,16 @@ impl SnapshotRows {
             .unwrap_or_default())
     }
 
+    /// The engine of the snapshot.
+    pub fn engine(&self) -> Engine {
+        self.manifest.engine
+    }
+
+    /// Where the large cells of the rows that were found lie.
+    pub fn cells(&self) -> &HashMap<Digest, LargeCell> {
+        &self.cells
+    }
+
     /// What opens the chunks of the snapshot.
     pub fn reader(&self) -> &Reader {
         &self.reader
@@ -126,6 +171,83 @@ impl SnapshotRows {
             true => StackReader::open(reader, table).await?,
             false => StackReader::open_where(reader, table, conditions.clone()).await?,
         })
+    }
+
+    /// Whether rows of a table can be asked for at all.
+    ///
+    /// # Errors
+    /// Missing: only its structure was captured. Invalid: its rows have no key.
+    pub fn may_choose(&self, table: usize) -> Result<(), AnyFailure> {
+        let of = &self.tables()[table].table;
+        if !of.with_rows {
+            let what = format!("of table {} only the structure was captured", of.name);
+            return Err(AnyFailure::new(Class::Missing, what, None));
+        }
+        if KeyEncoder::new(of).is_none() {
+            let table = of.name.to_string();
+            return Err(key::Error::Keyless { table }.into());
+        }
+        Ok(())
+    }
+
+    /// The rows that `keys` name, as a person writes them.
+    ///
+    /// # Errors
+    /// Missing: a key that the snapshot does not have. Invalid: a text that is no key.
+    pub async fn named(
+        &mut self,
+        table: usize,
+        keys: &[String],
+    ) -> Result<Vec<Chosen>, AnyFailure> {
+        let of = self.tables()[table].table.clone();
+        let keys: Result<BTreeSet<Vec<u8>>, key::Error> =
+            keys.iter().map(|text| key::parse(&of, text)).collect();
+        let keys = keys?;
+        let found = self.keyed(table, &keys).await?;
+        if let Some(key) = keys.iter().find(|key| !found.contains_key(*key)) {
+            return Err(AnyFailure::new(
+                Class::Missing,
+                format!(
+                    "the snapshot has no row {} in table {}",
+                    key::text(&of, key)?,
+                    of.name
+                ),
+                Some("'rowvault history' says which snapshots have it".into()),
+            ));
+        }
+        let chosen = found.into_values().map(|row| Chosen {
+            table,
+            row,
+            by_key: true,
+        });
+        Ok(chosen.collect())
+    }
+
+    /// The rows that all of `conditions` fit.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub async fn fitting(
+        &mut self,
+        table: usize,
+        conditions: &Arc<Conditions>,
+    ) -> Result<Vec<Chosen>, AnyFailure> {
+        let count = self.tables()[table].table.columns.len();
+        let mut stack = self.open(table, conditions).await?;
+        let mut chosen = Vec::new();
+        while let Some(some) = stack.next().await? {
+            for row in some.rows.iter() {
+                if fits(&self.reader, conditions, (row, count), &some.cells).await? {
+                    self.keep_cells(row, &some.cells);
+                    chosen.push(Chosen {
+                        table,
+                        row: row.to_vec(),
+                        by_key: false,
+                    });
+                }
+            }
+        }
+        Ok(chosen)
     }
 
     /// The rows of a table that have one of `keys`, by their keys.
@@ -234,6 +356,117 @@ impl SnapshotRows {
         Ok(())
     }
 
+    /// Looks for rows, each table once, and tells the closure; gives the parents that were found, by
+    /// the edge and the reference that led to them.
+    ///
+    /// # Errors
+    /// The reader's, and the closure's.
+    pub async fn follow(
+        &mut self,
+        closure: &mut Closure,
+        sought: BTreeMap<Sought, usize>,
+    ) -> Result<Vec<((usize, Vec<u8>), usize)>, AnyFailure> {
+        self.seek(closure, &sought).await?;
+        let mut parents = Vec::new();
+        for ((side, edge, reference), member) in sought {
+            let key = (side, edge, reference);
+            for row in self.found.get(&key).into_iter().flatten() {
+                match side {
+                    Side::Child => closure.dependent_is(edge, member, row)?,
+                    Side::Parent => {
+                        let parent = closure.parent_is(edge, member, row)?;
+                        parents.push(((edge, key.2.clone()), parent));
+                    }
+                }
+            }
+        }
+        Ok(parents)
+    }
+
+    async fn seek(
+        &mut self,
+        closure: &Closure,
+        sought: &BTreeMap<Sought, usize>,
+    ) -> Result<(), AnyFailure> {
+        let mut tables: BTreeMap<usize, BTreeSet<(Side, usize)>> = BTreeMap::new();
+        let fresh: HashSet<Sought> = sought
+            .keys()
+            .filter(|key| !self.found.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in &fresh {
+            let edge = &closure.edges()[key.1];
+            let table = match key.0 {
+                Side::Parent => edge.parent,
+                Side::Child => edge.child,
+            };
+            tables.entry(table).or_default().insert((key.0, key.1));
+        }
+        let mut found = Found::new();
+        for (table, ends) in tables {
+            self.seek_in(closure, (table, &ends), (sought, &fresh), &mut found)
+                .await?;
+        }
+        for key in fresh {
+            let rows = found.remove(&key).unwrap_or_default();
+            self.found.insert(key, rows);
+        }
+        Ok(())
+    }
+
+    /// Looks for rows in one table.
+    async fn seek_in(
+        &mut self,
+        closure: &Closure,
+        (table, ends): (usize, &BTreeSet<(Side, usize)>),
+        (sought, fresh): (&BTreeMap<Sought, usize>, &HashSet<Sought>),
+        found: &mut Found,
+    ) -> Result<(), AnyFailure> {
+        let mut columns: Option<BTreeMap<usize, HashSet<Vec<u8>>>> = Some(BTreeMap::new());
+        for (key, &member) in sought.iter().filter(|(key, _)| fresh.contains(*key)) {
+            if ends.contains(&(key.0, key.1)) {
+                let exact = exact_cells(closure, (key.0, key.1), member)?;
+                columns = columns.zip(exact).map(|(mut columns, (column, cells))| {
+                    columns.entry(column).or_default().extend(cells);
+                    columns
+                });
+            }
+        }
+        let mut take = |row: &[u8]| {
+            let mut taken = Take::Pass;
+            for &(side, edge) in ends {
+                let reference = match side {
+                    Side::Parent => closure.referred(edge, row)?,
+                    Side::Child => closure.reference(edge, row)?,
+                };
+                let Some(reference) = reference else { continue };
+                let key = (side, edge, reference);
+                let rows = match fresh.contains(&key) {
+                    true => found.entry(key).or_default(),
+                    false => continue,
+                };
+                // One row may be met by several columns.
+                if !rows.iter().any(|other| other == row) {
+                    rows.push(row.to_vec());
+                }
+                taken = Take::Keep;
+            }
+            Ok(taken)
+        };
+        if !closure.tables()[table].with_rows {
+            return Ok(());
+        }
+        match columns.filter(|all| all.values().all(|cells| cells.len() <= EXACT_CELLS_MAX)) {
+            Some(columns) => {
+                for (column, cells) in columns {
+                    self.related(table, column, cells, &mut take).await?;
+                }
+            }
+            None => self.scan(table, &mut take).await?,
+        }
+        Ok(())
+    }
+
     /// The relations that Django's table of content types tells; read once.
     ///
     /// # Errors
@@ -307,6 +540,6 @@ impl SnapshotRows {
         };
         let mut hasher = self.reader.vault().access.shared.cell_hasher();
         hasher.update(bytes);
-        large.length == bytes.len() as u64 && key::digest(&hasher) == large.digest
+        large.length == bytes.len() as u64 && crypto::key::digest(&hasher) == large.digest
     }
 }
