@@ -6,6 +6,7 @@
 pub mod care;
 pub mod compare;
 pub mod database;
+pub mod drill;
 pub mod export;
 pub mod global;
 pub mod keys;
@@ -45,7 +46,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Look", &["snapshots", "show", "stats", "verify", "ledger"]),
     ("Keep", &["forget", "prune", "pin", "unpin", "tag"]),
     ("Records", &["find", "diff", "history"]),
-    ("Recover", &["restore", "undelete", "export"]),
+    ("Recover", &["restore", "undelete", "drill", "export"]),
     ("Keys", &["key"]),
     ("Help", &["demo", "doctor", "completions", "man"]),
 ];
@@ -113,6 +114,8 @@ pub enum Verb {
     Restore(recover::Restore),
     /// Bring records back into a live database
     Undelete(undelete::Undelete),
+    /// Rehearse a restore, measure it, and report
+    Drill(drill::Drill),
     /// Find records in a snapshot
     Find(recover::Find),
     /// Show what was added, removed and changed between snapshots
@@ -284,9 +287,10 @@ pub async fn run(cli: Cli, stop: Stop, demo: DemoTeller) -> u8 {
 async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8, AnyFailure> {
     let stop = session.stop.clone();
     match verb {
-        // These two stop in their own way, since they have something to put back.
+        // These stop in their own way, since they have something to take away.
         Verb::Backup(arguments) => protect::backup(session, arguments).await,
         Verb::Restore(arguments) => recover::restore(session, arguments).await,
+        Verb::Drill(arguments) => drill::drill(session, arguments).await,
         Verb::Init(arguments) => protect::init(session, arguments).await,
         Verb::Snapshots(arguments) => stop.or(look::snapshots(session, arguments)).await,
         Verb::Show(arguments) => stop.or(look::show(session, arguments)).await,

@@ -5,6 +5,7 @@
 //! that variable of the environment. Invariant: no secret of the file is ever printed, and a file
 //! with a password in it that others may read is refused.
 
+pub mod drill;
 pub mod relations;
 pub mod secret;
 
@@ -146,6 +147,8 @@ pub struct Source {
     pub keep: Option<Policy>,
     /// Relations that the database does not declare.
     pub relations: relations::Own,
+    /// When it is drilled, and what is expected then.
+    pub drill: drill::Drill,
 }
 
 impl Source {
@@ -222,6 +225,11 @@ struct SourceText {
     #[serde(default)]
     tags: Vec<String>,
     keep: Option<KeepText>,
+    drill: Option<drill::DrillText>,
+    #[serde(default)]
+    check: Vec<drill::CheckText>,
+    #[serde(default, deserialize_with = "drill::one_or_many")]
+    canary: Vec<drill::CanaryText>,
     relations: Option<String>,
     #[serde(default)]
     relation: Vec<relations::RuleText>,
@@ -488,6 +496,13 @@ impl Reading<'_> {
             after: words(self.all(&format!("{place}: after"), text.after)?),
             tags: self.all(&format!("{place}: tags"), text.tags)?,
             keep: text.keep.map(|keep| self.keep(place, keep)).transpose()?,
+            drill: drill::read(
+                text.drill,
+                text.check,
+                text.canary,
+                &|key, text| self.span(&format!("{place}: drill"), key, text),
+                &|what, hint| self.wrong(place, what, Some(hint.into())),
+            )?,
             relations: relations::own(text.relations, text.relation, text.soft_deletion)
                 .map_err(|what| self.wrong(place, what, Some(relations::RULE_HINT.into())))?,
             name,

@@ -9,6 +9,7 @@ pub mod staging;
 pub mod backup;
 pub mod diff;
 pub mod doctor;
+pub mod drill;
 pub mod export;
 pub mod find;
 pub mod history;

@@ -7,6 +7,8 @@
 
 pub mod address;
 
+pub mod scratch;
+
 pub mod mysql;
 pub mod postgres;
 pub mod sqlite;

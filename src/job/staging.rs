@@ -165,7 +165,7 @@ pub async fn stage(
     opened: &Opened,
     plan: &Plan,
     target: &mut dyn Target,
-    watches: &Arc<Vec<Watch>>,
+    watches: &Arc<Vec<Option<Watch>>>,
 ) -> Result<Staged, AnyFailure> {
     let staged = fill(opened, plan, target, watches).await;
     opened.progress.end();
@@ -191,7 +191,7 @@ async fn fill(
     opened: &Opened,
     plan: &Plan,
     target: &mut dyn Target,
-    watches: &Arc<Vec<Watch>>,
+    watches: &Arc<Vec<Option<Watch>>>,
 ) -> Result<Staged, AnyFailure> {
     let mut watch = Stopwatch::start(opened);
     let mut spent = Spent::default();
@@ -360,14 +360,15 @@ async fn read_back(
     opened: &Opened,
     table: &ManifestTable,
     target: &dyn Target,
-    watches: &Arc<Vec<Watch>>,
+    watches: &Arc<Vec<Option<Watch>>>,
 ) -> Result<(), AnyFailure> {
     let (pieces, received) = mpsc::channel(PIECES_WAITING_MAX);
     let digest = TableDigest::new(opened.vault.clone(), &table.table);
     let progress = opened.progress.clone();
     let (watches, name) = (watches.clone(), table.table.name.clone());
     let adding = tokio::task::spawn_blocking(move || {
-        let watched = watches.iter().filter(|watch| watch.table == name);
+        let watched = watches.iter().flatten();
+        let watched = watched.filter(|watch| watch.table == name);
         let watched: Vec<&Watch> = watched.collect();
         add_up(digest, received, &|bytes, rows| {
             progress.advance(bytes, rows.map_or(0, |rows| rows.len() as u64));

@@ -4,7 +4,7 @@
 //! bytes of the server's text. NULL fits no condition but `is null`, as in SQL. Invariant: what is
 //! said of a row depends on its cells alone, never on a server's collation.
 
-mod decimal;
+pub mod decimal;
 
 use std::cmp::Ordering;
 

@@ -3,9 +3,12 @@
 //! The one place that knows all engines. Nothing is read or connected here: that begins with
 //! `begin` and `prepare`.
 
-use crate::failure::AnyFailure;
+use crate::failure::{AnyFailure, Class};
+use crate::row::schema::Engine;
+use crate::source::scratch::Scratch;
 use crate::source::sqlite::capture::SqliteSource;
 use crate::source::sqlite::live::SqliteLive;
+use crate::source::sqlite::scratch::SqliteScratch;
 use crate::source::sqlite::target::SqliteTarget;
 use crate::source::{Live, Source, Target};
 
@@ -46,5 +49,34 @@ pub fn live(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Live>, A
         SourceUrl::Sqlite(path) => Ok(Box::new(SqliteLive::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::live(url),
         SourceUrl::Mysql(_) => super::mysql::live(url),
+    }
+}
+
+/// A scratch place for a database of `engine`: at `at`, or one of its own on this host.
+///
+/// # Errors
+/// Invalid: the address is another engine's.
+pub fn scratch(
+    engine: Engine,
+    at: Option<&SourceUrl>,
+    options: &TargetOptions,
+) -> Result<Box<dyn Scratch>, AnyFailure> {
+    match (engine, at) {
+        (Engine::Sqlite, None) => Ok(Box::new(SqliteScratch::new(None, options))),
+        (Engine::Sqlite, Some(SourceUrl::Sqlite(path))) => {
+            Ok(Box::new(SqliteScratch::new(Some(path), options)))
+        }
+        (engine, Some(url)) => Err(AnyFailure::new(
+            Class::Invalid,
+            format!("a snapshot of {engine} cannot be drilled at {url}"),
+            Some(format!(
+                "give --scratch the address of a {engine} place, or leave it out"
+            )),
+        )),
+        (engine, None) => Err(AnyFailure::new(
+            Class::Invalid,
+            format!("a snapshot of {engine} cannot be drilled yet"),
+            None,
+        )),
     }
 }

@@ -26,6 +26,8 @@ pub mod target;
 
 pub mod live;
 
+pub mod scratch;
+
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Class, Failure};

@@ -13,6 +13,7 @@ mod cli_stop;
 mod cli_verbs;
 mod demo;
 mod dictionary;
+mod drill;
 mod engine_refusals;
 mod golden_keys;
 mod golden_objects;

@@ -78,10 +78,11 @@ const HOUSE: &[(&str, Children)] = &[
     (
         "source",
         Children::Apart {
-            first: &["address"],
+            first: &["address", "scratch"],
             others: &["sqlite", "postgres", "mysql"],
             last: &["open"],
-            exceptions: &[],
+            // A scratch place is said by its address.
+            exceptions: &[("scratch", "address")],
         },
     ),
     ("state", Children::Free),

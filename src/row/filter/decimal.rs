@@ -9,22 +9,28 @@ const EXPONENT_MAX: i64 = 100_000;
 
 /// A number: 0.DIGITS × 10^exponent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decimal {
+pub enum Decimal {
     /// NaN, which is equal to itself and above all, as in PostgreSQL.
     NotANumber,
     /// Above or below all numbers.
-    Infinite { negative: bool },
+    Infinite {
+        /// Below.
+        negative: bool,
+    },
+    /// Any other number.
     Finite {
+        /// Below zero.
         negative: bool,
         /// ASCII digits; empty for zero.
         digits: Vec<u8>,
+        /// The power of ten.
         exponent: i64,
     },
 }
 
 impl Decimal {
     /// The number that `text` is; none where it is none.
-    pub(super) fn parse(text: &[u8]) -> Option<Decimal> {
+    pub fn parse(text: &[u8]) -> Option<Decimal> {
         let (negative, rest) = match text {
             [b'-', rest @ ..] => (true, rest),
             [b'+', rest @ ..] => (false, rest),
@@ -68,7 +74,7 @@ impl Decimal {
     }
 
     /// How it stands to `other`.
-    pub(super) fn compare(&self, other: &Decimal) -> Ordering {
+    pub fn compare(&self, other: &Decimal) -> Ordering {
         self.rank()
             .cmp(&other.rank())
             .then_with(|| match (self, other) {
