@@ -17,6 +17,7 @@ pub mod recover;
 pub mod relations;
 pub mod render;
 pub mod retain;
+pub mod rollback;
 pub mod screen;
 pub mod session;
 pub mod stop;

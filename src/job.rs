@@ -17,6 +17,7 @@ pub mod init;
 pub mod keys;
 pub mod maintain;
 pub mod restore;
+pub mod rollback;
 pub mod stats;
 pub mod undelete;
 pub mod verify;

@@ -1,9 +1,10 @@
 //! Databases: read at one instant, and made again.
 //!
-//! The three traits that every engine fills. A [`Source`] gives the structure and the rows of one
+//! The traits that every engine fills. A [`Source`] gives the structure and the rows of one
 //! database snapshot; a [`Target`] is made beside, filled, and published or taken away; a [`Live`]
-//! database is looked at and written to in one transaction. None knows where rows go or come from. Invariant: everything that one `Source` gives belongs to
-//! one instant, or the call fails.
+//! database is looked at and written to in one transaction; a [`Swap`] exchanges a live database
+//! for one beside it. None knows where rows go or come from. Invariant: everything that one
+//! `Source` gives belongs to one instant, or the call fails.
 
 pub mod address;
 
@@ -14,6 +15,8 @@ pub mod postgres;
 pub mod sqlite;
 
 pub mod open;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -279,4 +282,101 @@ pub trait Live: Send + Sync {
     /// # Errors
     /// The connection was lost: nothing is written either.
     async fn abandon(&mut self) -> Result<(), AnyFailure>;
+}
+
+/// Who else may be working in a database that is to be exchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Others {
+    /// Whoever is in the middle of a transaction stops the exchange; idle sessions are ended.
+    #[default]
+    Respect,
+    /// Transactions may come to their end first.
+    Wait,
+    /// Every session is ended, and what would be lost with the old database is passed over.
+    End,
+}
+
+/// The names of an exchange, and what was noted on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// The database that comes in; it is gone under this name afterwards.
+    pub side: String,
+    /// The name under which the old database is kept; free before.
+    pub kept: String,
+    /// What the engine noted before it changed anything; empty before.
+    pub note: String,
+}
+
+/// What an exchange did.
+#[derive(Clone, Debug, Default)]
+pub struct Exchanged {
+    /// For how long the database could not be used.
+    pub downtime: Duration,
+    /// Sentences for the person.
+    pub warnings: Vec<String>,
+}
+
+/// What became of an exchange that was cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The database is the old one; the side database is as it was.
+    Old,
+    /// The database is the new one, and the old one stands under its kept name.
+    New,
+}
+
+/// Keeps a note durably.
+pub type Keep<'a> = &'a mut (dyn FnMut(&str) -> Result<(), AnyFailure> + Send);
+
+/// A live database that can be exchanged for one that stands beside it.
+///
+/// Made by [`open::swap`]. Whatever happens, clients find the old database or the new one whole,
+/// never neither for good and never a mixture; [`Swap::settle`] ends what was cut off.
+#[async_trait]
+pub trait Swap: Send + Sync {
+    /// The database, as one address of all that lead to it, without a password.
+    ///
+    /// # Errors
+    /// Missing where it is not there.
+    async fn place(&mut self) -> Result<String, AnyFailure>;
+
+    /// The name of a database beside, made of the live one's and of `mark`.
+    fn beside(&self, mark: &str) -> String;
+
+    /// Looks for everything that could stop the exchange, and changes nothing.
+    ///
+    /// # Errors
+    /// Conflict for a name that is taken and for what would be lost with the old database; Busy
+    /// where others work in it; Denied for a right that is missing, by name.
+    async fn check(&mut self, names: &Exchange, others: Others) -> Result<(), AnyFailure>;
+
+    /// How many rows of the database called `name` refer to rows that are not there, in sentences.
+    ///
+    /// # Errors
+    /// The server's.
+    async fn broken_references(&mut self, name: &str) -> Result<Vec<String>, AnyFailure>;
+
+    /// Makes the side database the live one, and keeps the old one.
+    ///
+    /// # Errors
+    /// As [`Swap::check`]; the database is then the old one. Unsettled where it must be settled.
+    async fn exchange(
+        &mut self,
+        names: &Exchange,
+        others: Others,
+        keep: Keep<'_>,
+    ) -> Result<Exchanged, AnyFailure>;
+
+    /// Brings an exchange that was cut off to one of its two ends.
+    ///
+    /// # Errors
+    /// The server's; it may be tried again.
+    async fn settle(&mut self, names: &Exchange) -> Result<Settled, AnyFailure>;
+
+    /// Removes the database beside that is called `name`, whole or in the making; that there is
+    /// none is fine. Never the live one.
+    ///
+    /// # Errors
+    /// What could not be removed, by name.
+    async fn remove(&mut self, name: &str) -> Result<(), AnyFailure>;
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::cli::database;
 use crate::cli::render;
+use crate::cli::rollback;
 use crate::cli::session::Session;
 use crate::failure::AnyFailure;
 use crate::job::{Progress, find, restore};
@@ -23,13 +24,17 @@ use crate::source::open;
 
 /// Arguments of `restore`.
 #[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["to", "rollback", "undo", "drop_kept"])))]
 pub struct Restore {
     /// An id or 6 digits of it, SOURCE@latest, SOURCE@2026-11-20, or latest
-    #[arg(value_name = "SNAPSHOT")]
-    pub snapshot: String,
+    #[arg(value_name = "SNAPSHOT", required_unless_present_any = ["undo", "drop_kept"])]
+    pub snapshot: Option<String>,
     /// The database to make: sqlite:PATH, postgres://…, mysql://…
     #[arg(long, value_name = "URL")]
-    pub to: String,
+    pub to: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would take the sentence for its own.
+    pub live: rollback::Live,
     /// How many tables are loaded at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub jobs: Option<u8>,
@@ -70,11 +75,16 @@ struct RestoreDocument {
 /// Denied with a writer's key; Conflict where something stands at the target; Corrupt where the
 /// snapshot is damaged; the target's. What was made is then taken away again.
 pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFailure> {
+    let asked = arguments.snapshot.as_deref().unwrap_or_default();
+    let Some(to) = arguments.to.as_deref() else {
+        // The command line has a place or a live database, or it was refused.
+        return rollback::run(session, &arguments.live, asked, arguments.jobs).await;
+    };
     let opened = session.stop.or(session.open()).await?;
     opened.vault.reader("restore")?;
     let catalog = session.stop.or(opened.catalog()).await?;
-    let snapshot = session.snapshot(&catalog, &arguments.snapshot)?;
-    let url = database::target(session, &arguments.to)?;
+    let snapshot = session.snapshot(&catalog, asked)?;
+    let url = database::target(session, to)?;
     let ownership = Ownership {
         no_owner: arguments.no_owner,
         no_privileges: arguments.no_privileges,

@@ -41,6 +41,24 @@ pub async fn run(
     target: &mut dyn Target,
 ) -> Result<Outcome, AnyFailure> {
     opened.vault.reader("restore")?;
+    let work = async {
+        let restored = restore(opened, snapshot, target).await?;
+        record(opened, &restored).await;
+        Ok(restored)
+    };
+    opened.reading(&snapshot.source, work).await
+}
+
+/// Restores `snapshot` into `target` for somebody who goes on with it; no ledger hears of it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn stage(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    target: &mut dyn Target,
+) -> Result<Outcome, AnyFailure> {
+    opened.vault.reader("restore")?;
     let work = restore(opened, snapshot, target);
     opened.reading(&snapshot.source, work).await
 }
@@ -58,7 +76,6 @@ async fn restore(
         Ok(published) => published,
         Err(error) => return Err(discard(target, error).await),
     };
-    record(opened, snapshot, &published, staged.rows).await;
     Ok(Outcome {
         snapshot: snapshot.clone(),
         published,
@@ -70,11 +87,12 @@ async fn restore(
 }
 
 /// The ledger hears of it; a restore that worked does not fail because the storage is read-only.
-async fn record(opened: &Opened, snapshot: &Snapshot, published: &Published, rows: u64) {
+async fn record(opened: &Opened, restored: &Outcome) {
+    let snapshot = &restored.snapshot;
     let event = Event::Restored(Recovered {
         snapshot: snapshot.record.id,
-        place: published.place.clone(),
-        rows,
+        place: restored.published.place.clone(),
+        rows: restored.rows,
         facts: [("verified".to_owned(), "true".to_owned())].into(),
     });
     if let Err(error) = opened.record(&snapshot.source, event).await {

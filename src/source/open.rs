@@ -9,8 +9,9 @@ use crate::source::scratch::Scratch;
 use crate::source::sqlite::capture::SqliteSource;
 use crate::source::sqlite::live::SqliteLive;
 use crate::source::sqlite::scratch::SqliteScratch;
+use crate::source::sqlite::swap::SqliteSwap;
 use crate::source::sqlite::target::SqliteTarget;
-use crate::source::{Live, Source, Target};
+use crate::source::{Live, Source, Swap, Target};
 
 pub use super::address::{
     Ownership, ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions,
@@ -78,5 +79,29 @@ pub fn scratch(
             format!("a snapshot of {engine} cannot be drilled yet"),
             None,
         )),
+    }
+}
+
+/// The live database at `url`, to be exchanged for one beside it.
+///
+/// # Errors
+/// Invalid: the address cannot be meant.
+pub fn swap(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Swap>, AnyFailure> {
+    match url {
+        SourceUrl::Sqlite(path) => Ok(Box::new(SqliteSwap::new(path, options))),
+        _ => Err(AnyFailure::new(Class::Invalid, "not yet", None)),
+    }
+}
+
+/// The address of the database that stands beside the one at `url` and is called `name`.
+pub fn beside(url: &SourceUrl, name: &str) -> SourceUrl {
+    match url {
+        SourceUrl::Sqlite(path) => {
+            // Through all links, as the exchange goes.
+            let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            SourceUrl::Sqlite(real.with_file_name(name))
+        }
+        SourceUrl::Postgres(server) => SourceUrl::Postgres(server.with_database(name)),
+        SourceUrl::Mysql(server) => SourceUrl::Mysql(server.with_database(name)),
     }
 }

@@ -28,6 +28,8 @@ pub mod live;
 
 pub mod scratch;
 
+pub mod swap;
+
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Class, Failure};
