@@ -24,6 +24,11 @@ use crate::source::open;
 
 /// Arguments of `restore`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    override_usage = "rowvault restore SNAPSHOT --to URL [OPTIONS]\n       \
+        rowvault restore SNAPSHOT --rollback SOURCE [--confirm NAME] [OPTIONS]\n       \
+        rowvault restore --undo SOURCE | --drop-kept SOURCE [OPTIONS]"
+)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["to", "rollback", "undo", "drop_kept"])))]
 pub struct Restore {
     /// An id or 6 digits of it, SOURCE@latest, SOURCE@2026-11-20, or latest
