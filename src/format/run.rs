@@ -11,14 +11,16 @@ use crate::id::{ChunkId, Digest};
 
 /// A page holds at most this many chunks, and so does a description without pages.
 pub const PAGE_CHUNKS_MAX: usize = 1024;
+/// A writer closes a page when it has this many chunks.
+const PAGE_CHUNKS_FULL: usize = 256;
 /// A page is not closed before it has this many chunks, unless the run ends.
-pub const PAGE_CHUNKS_MIN: usize = 128;
+const PAGE_CHUNKS_MIN: usize = 32;
 
 /// Whether a page with `length` chunks ends with the chunk `name`: decided by the name, so that
 /// a run that changed in one place keeps its other pages.
 pub fn page_ends(length: usize, name: &ChunkId) -> bool {
     let drawn = u16::from_le_bytes([name.0[0], name.0[1]]);
-    length >= PAGE_CHUNKS_MAX || (length >= PAGE_CHUNKS_MIN && drawn.is_multiple_of(384))
+    length >= PAGE_CHUNKS_FULL || (length >= PAGE_CHUNKS_MIN && drawn.is_multiple_of(64))
 }
 
 /// Whether a run holds all rows of a table or what changed since.

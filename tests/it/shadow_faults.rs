@@ -258,7 +258,7 @@ async fn older_delta_does_not_hide_a_rewritten_range() {
             1 => run("UPDATE people SET name = 'v1' WHERE id = 5"),
             2 => run("UPDATE people SET name = 'stays' WHERE id = 200"),
             9 => run("UPDATE people SET name = 'v2' WHERE id = 5; DELETE FROM people WHERE id = 1"),
-            10 => run("UPDATE people SET name = 'worn' WHERE id < 15 AND id <> 5"),
+            10 => run("UPDATE people SET name = 'worn' WHERE id < 60 AND id <> 5"),
             _ => {}
         }
         run("UPDATE people SET age = age + 1 WHERE id = 300");
