@@ -22,6 +22,7 @@ use crate::job::Opened;
 use crate::planted;
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::check;
+use crate::repo::index::Index;
 use crate::repo::intent;
 use crate::repo::ledger::Appended;
 use crate::repo::reader::Reader;
@@ -207,6 +208,35 @@ impl Ground {
         })
     }
 
+    /// Where the storage lost packs, a snapshot that needs them is not built on: what the source
+    /// still has is sent again.
+    async fn doubt(
+        &mut self,
+        opened: &Opened,
+        request: &Request,
+        index: &Arc<Index>,
+    ) -> Result<(), AnyFailure> {
+        let (Some(newest), Some(_)) = (&self.newest, &self.shadow) else {
+            return Ok(());
+        };
+        let reader = Reader::new(opened.vault.clone(), index.clone());
+        let lacking = match opened.manifest(newest).await {
+            Err(error) => error,
+            Ok(manifest) => match check::packs_are_there(&reader, &manifest).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error.into(),
+            },
+        };
+        if lacking.class() != Class::Corrupt {
+            return Err(lacking);
+        }
+        let name = &request.name;
+        self.warning = Some(format!("all of {name} is stored anew, because {lacking}"));
+        self.shadow = None;
+        self.how = How::Anew;
+        Ok(())
+    }
+
     /// The shadow of a snapshot of which everything is known but its place in the ledger.
     fn shadow_of(&self, manifest: &Manifest, tables: Vec<ShadowTable>) -> Shadow {
         Shadow {
@@ -238,8 +268,13 @@ async fn take(
     intent: Ulid,
 ) -> Result<Outcome, AnyFailure> {
     let catalog = opened.catalog().await?;
-    let ground = Ground::of(opened, &catalog, request)?;
-    let index = opened.index().await?;
+    let mut ground = Ground::of(opened, &catalog, request)?;
+    let mut index = opened.index().await?;
+    let listed = check::packs_listed(&opened.vault).await?;
+    let own = Arc::get_mut(&mut index).expect("nobody else has it yet");
+    if own.lose(&listed) > 0 {
+        ground.doubt(opened, request, &index).await?;
+    }
     let writer = Arc::new(Writer::new(opened.vault.clone(), index)?);
     let captured = capture(opened, source, &writer, &ground).await?;
     opened.progress.stage("storing", None);

@@ -106,6 +106,7 @@ pub struct Index {
     sorted: bool,
     marks: HashMap<ObjectId, Marked>,
     all_marks: Vec<Marked>,
+    lost: HashSet<ObjectId>,
     /// The index objects that count.
     pub objects: Vec<IndexObject>,
     /// Index objects in the storage that others replace.
@@ -312,6 +313,21 @@ impl Index {
     /// Whether the pack is marked, and so absent to whoever writes.
     pub fn is_marked(&self, pack: &ObjectId) -> bool {
         self.marks.contains_key(pack)
+    }
+
+    /// Whether nobody may build on the pack: it is marked, or was found lost.
+    pub fn is_absent(&self, pack: &ObjectId) -> bool {
+        self.is_marked(pack) || self.lost.contains(pack)
+    }
+
+    /// Lets packs count as absent that are not in `listed` with their length, and gives how many
+    /// of them no mark accounts for. `listed` is younger than this index.
+    pub fn lose(&mut self, listed: &HashMap<ObjectId, u64>) -> usize {
+        let whole = |pack: &&Pack| listed.get(&pack.id) == Some(&pack.length);
+        let lost = self.packs.iter().filter(|pack| !whole(pack));
+        self.lost = lost.map(|pack| pack.id).collect();
+        let lost = self.lost.iter();
+        lost.filter(|pack| !self.is_marked(pack)).count()
     }
 
     /// The marks that count, one a pack, in the order of the packs' names.

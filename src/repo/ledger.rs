@@ -459,8 +459,12 @@ pub async fn append(
     };
     let path = ObjectPath::Ledger(source, number, None);
     let token = Vault::token(&sealed).to_vec();
+    let length = sealed.len() as u64;
     match vault.store.create(&path, sealed, &token).await? {
-        Created::Ours => Ok(Appended::Ours(head)),
+        Created::Ours => {
+            vault.check_kept(&path, length).await?;
+            Ok(Appended::Ours(head))
+        }
         Created::Anothers(_) => Ok(Appended::Lost),
     }
 }

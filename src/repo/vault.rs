@@ -59,6 +59,12 @@ pub enum Error {
         /// Who signed it.
         signer: SignerId,
     },
+    /// The storage said yes and kept nothing, or half.
+    #[error("the storage said that it keeps {path}, and has not got it whole")]
+    NotKept {
+        /// Which object.
+        path: ObjectPath,
+    },
     /// The reader's key is needed.
     #[error("a writer's key file cannot {verb}")]
     WriterOnly {
@@ -80,6 +86,7 @@ impl Failure for Error {
             Error::Object { source, .. } => source.class(),
             Error::Body { source, .. } => source.class(),
             Error::Renamed { .. } | Error::Signer { .. } => Class::Corrupt,
+            Error::NotKept { .. } => Class::Unsettled,
             Error::WriterOnly { .. } | Error::OwnerOnly { .. } => Class::Denied,
         }
     }
@@ -91,6 +98,7 @@ impl Failure for Error {
             Error::WriterOnly { .. } | Error::OwnerOnly { .. } => Some(
                 "use the passphrase or a key file of the repository's owner (--passphrase-file, --key-file)".into(),
             ),
+            Error::NotKept { .. } => Some("run it again; 'rowvault doctor' tries the storage".into()),
             _ => Some("run 'rowvault verify' to see which snapshots are hurt".into()),
         }
     }
@@ -251,8 +259,30 @@ impl Vault {
     pub async fn put_index(&self, index: &Index) -> Result<ObjectId, Error> {
         let sealed = self.seal(Kind::Index, INDEX_PLACE, &index.write());
         let id = object_id(&sealed);
-        self.store.put(&ObjectPath::Index(id), sealed).await?;
+        self.put_kept(&ObjectPath::Index(id), sealed).await?;
         Ok(id)
+    }
+
+    async fn put_kept(&self, path: &ObjectPath, sealed: Bytes) -> Result<(), Error> {
+        let length = sealed.len() as u64;
+        self.store.put(path, sealed).await?;
+        self.check_kept(path, length).await
+    }
+
+    /// Makes sure that an object which was just stored is there with its length: a storage may say
+    /// yes and keep nothing. That it cannot be asked proves nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotKept`].
+    pub async fn check_kept(&self, path: &ObjectPath, length: u64) -> Result<(), Error> {
+        let kept = match self.store.head(path).await {
+            Ok(facts) => facts.length == length,
+            Err(error) => !error.is_missing(),
+        };
+        match kept {
+            true => Ok(()),
+            false => Err(Error::NotKept { path: path.clone() }),
+        }
     }
 
     /// Fetches an index, and says who signed it.
@@ -289,7 +319,7 @@ impl Vault {
         let sealed = self.seal(Kind::Manifest, &manifest_place(&source), &manifest.write());
         let id = object_id(&sealed);
         let path = ObjectPath::Manifest(source, id);
-        self.store.put(&path, sealed).await?;
+        self.put_kept(&path, sealed).await?;
         Ok(id)
     }
 

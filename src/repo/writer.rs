@@ -250,9 +250,9 @@ impl Writer {
     fn trusted_place(&self, name: &ChunkId) -> Option<Place<'_>> {
         let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
         self.index.places(name).find(|place| {
-            let marked =
-                self.index.is_marked(&place.pack.id) && !planted::is("dedup against a marked pack");
-            trusted.contains(&place.pack.signer) && !marked
+            let absent =
+                self.index.is_absent(&place.pack.id) && !planted::is("dedup against a marked pack");
+            trusted.contains(&place.pack.signer) && !absent
         })
     }
 

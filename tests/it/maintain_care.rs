@@ -411,3 +411,71 @@ async fn a_fifth_a_day_reads_every_pack_within_a_week() {
     }
     assert!(days >= 4, "a fifth is no more than a fifth");
 }
+
+/// A pack that was gone used to make every later backup fail: its chunks were found in the index,
+/// and then the pack was not.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_pack_held_is_sent_again_by_the_next_backup() {
+    let held = rows(0, 60, "one");
+    let mut more = held.clone();
+    more.extend(rows(60, 70, "two"));
+    for lost in 0..2 {
+        let world = World::new(41).await;
+        let client = world.client("a").await;
+        world.backup(&client, "crm", &held).await.unwrap();
+        world.clock.advance(HOUR);
+        world.backup(&client, "crm", &more).await.unwrap();
+        world.clock.advance(HOUR);
+        let packs = paths(&world, "packs/");
+        assert_eq!(packs.len(), 2);
+        world.storage.lose(&packs[lost]);
+        let snapshot = newest(&client, "crm").await;
+        let error = restore(&client.opened, &snapshot).await.unwrap_err();
+        assert_eq!(error.class(), Class::Corrupt, "{error}");
+        let again = world.backup(&client, "crm", &more).await;
+        assert!(again.is_ok(), "pack {lost} lost: {again:?}");
+        assert!(paths(&world, "packs/").len() > 1);
+        let snapshot = newest(&client, "crm").await;
+        assert_eq!(restore(&client.opened, &snapshot).await.unwrap(), more);
+        // And the day after everything is as ever.
+        world.clock.advance(A_DAY);
+        world.backup(&client, "crm", &held).await.unwrap();
+        let snapshot = newest(&client, "crm").await;
+        assert_eq!(restore(&client.opened, &snapshot).await.unwrap(), held);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_storage_only_says_it_keeps_is_found_before_a_snapshot_is_reported() {
+    let places = [
+        (Operation::Put, "packs/"),
+        (Operation::Put, "index/"),
+        (Operation::Put, "manifests/"),
+        (Operation::Create, "ledger/"),
+    ];
+    for (operation, folder) in places {
+        for fault in [Fault::Vanish, Fault::Torn(40, None)] {
+            if folder == "ledger/" && fault != Fault::Vanish {
+                // What stands there refuses the ledger until a person has looked.
+                continue;
+            }
+            let told = format!("{fault:?} of {folder}");
+            let world = World::new(42).await;
+            let client = world.client("a").await;
+            let first = rows(0, 60, "one");
+            world.backup(&client, "crm", &first).await.unwrap();
+            world.clock.advance(HOUR);
+            world
+                .storage
+                .add(Rule::on(operation, When::Nth(1), fault).under(folder));
+            let refused = world.backup(&client, "crm", &rows(30, 90, "two")).await;
+            let error = refused.expect_err(&told);
+            assert!(error.to_string().contains(&folder[..4]), "{told}: {error}");
+            world.storage.heal();
+            world.check(&told).await;
+            let again = world.backup(&client, "crm", &rows(30, 90, "two")).await;
+            assert!(again.is_ok(), "{told}, and then: {again:?}");
+            assert_eq!(world.check(&told).await, 2, "{told}");
+        }
+    }
+}
