@@ -277,6 +277,10 @@ impl Opened {
     /// Does `work` while an intent says that this host reads, so that nothing it reads is swept
     /// before it ends. Where no intent can be written, it reads all the same, and says so.
     ///
+    /// For what may take long, or waits for another server: restore, verify, export, undelete. Who
+    /// looks something up (find, history, diff) does without: a snapshot that lived when it was
+    /// looked up keeps its packs for a day at least, since they are marked after it is forgotten.
+    ///
     /// # Errors
     /// Those of `work`.
     pub async fn reading<T>(

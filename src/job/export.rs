@@ -74,9 +74,18 @@ pub async fn run(
     snapshot: &Snapshot,
     request: &Request,
 ) -> Result<Outcome, AnyFailure> {
+    opened.vault.reader("export rows")?;
+    let work = export(opened, snapshot, request);
+    opened.reading(&snapshot.source, work).await
+}
+
+async fn export(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<Outcome, AnyFailure> {
     let clock = opened.vault.clock.clone();
     let start = clock.elapsed();
-    opened.vault.reader("export rows")?;
     let manifest = opened.manifest(snapshot).await?;
     let tables = chosen(&manifest, &request.tables)?;
     let paths = paths(&tables, request)?;

@@ -60,6 +60,17 @@ pub async fn run(
     mode: Mode,
 ) -> Result<Outcome, AnyFailure> {
     opened.vault.reader("bring records back")?;
+    let work = undelete(opened, snapshot, live, request, mode);
+    opened.reading(&snapshot.source, work).await
+}
+
+async fn undelete(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    live: &mut dyn Live,
+    request: &Request,
+    mode: Mode,
+) -> Result<Outcome, AnyFailure> {
     let manifest = Arc::new(opened.manifest(snapshot).await?);
     let reader = opened.record_reader().await?;
     let mut rows = SnapshotRows::new(reader.clone(), manifest);
