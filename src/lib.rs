@@ -3,13 +3,14 @@
 //! The map of the house, ground floor first. A file may use only what is listed above it; the
 //! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
 //!
-//! - ground: [`failure`], [`planted`], [`clock`], [`random`], [`id`]
+//! - ground: [`failure`], [`failpoint`], [`planted`], [`clock`], [`random`], [`id`]
 //! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`]
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
 //! - jobs, one file a verb: [`job`]
 //! - faces: [`config`], [`cli`], [`demo`]
 
+pub mod failpoint;
 pub mod failure;
 pub mod planted;
 

@@ -9,6 +9,7 @@ use rowvault::cli::session::Session;
 use rowvault::cli::stop::{Stop, Stopper};
 use rowvault::cli::{self, Cli};
 use rowvault::demo;
+use rowvault::failpoint;
 use rowvault::failure::AnyFailure;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +20,7 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     report_panics();
+    failpoint::arm();
     let code = match cli::parse(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(code) => code,

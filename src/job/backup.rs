@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::failpoint;
 use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::{Event, Head, SnapshotRecord};
 use crate::format::manifest::{Manifest, ManifestTable, Mode, StructureReference, Totals};
@@ -115,6 +116,7 @@ pub async fn run(
         &voided,
     )
     .await?;
+    failpoint::reach("backup: intent stored");
     let intent = held.id;
     let taken = take(opened, source, request, intent).await;
     let withdrawn = intent::withdraw(&opened.vault, held).await;
@@ -281,6 +283,7 @@ async fn take(
     let written = writer.written();
     if !planted::is("manifest before pack") {
         writer.clone().finish().await?;
+        failpoint::reach("backup: index stored");
     }
     let Read {
         tables,
@@ -323,6 +326,7 @@ async fn take(
         let warning = format!("the next backup will store all of it anew, because {error}");
         outcome.warnings.push(warning);
     }
+    failpoint::reach("backup: shadow swapped");
     let audited = audit::compare(opened, &ground, request, &outcome, wrong).await;
     opened.progress.end();
     audited.map(|()| outcome)
@@ -418,6 +422,7 @@ async fn commit(
     intent: Ulid,
 ) -> Result<Outcome, AnyFailure> {
     let stored = opened.vault.put_manifest(&manifest).await?;
+    failpoint::reach("backup: manifest stored");
     let record = SnapshotRecord {
         id: manifest.snapshot,
         manifest: stored,
@@ -434,6 +439,7 @@ async fn commit(
     loop {
         let appended = opened.append(catalog, name, head, event.clone()).await?;
         if let Appended::Ours(head) = appended {
+            failpoint::reach("backup: entry stored");
             return Ok(Outcome {
                 source: name.clone(),
                 record,

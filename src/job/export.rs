@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tempfile::TempPath;
 
+use crate::failpoint;
 use crate::failure::{AnyFailure, Class};
 use crate::format::manifest::{Manifest, ManifestTable};
 use crate::id::hex;
@@ -97,6 +98,7 @@ async fn export(
         waiting.push(write(opened, &reader, table, request.form, path).await?);
     }
     opened.progress.end();
+    failpoint::reach("export: written");
     let mut written = Vec::new();
     for (file, done) in waiting {
         written.push(publish(file, done)?);

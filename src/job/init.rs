@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::crypto::keyslot::PassphraseCost;
+use crate::failpoint;
 use crate::failure::AnyFailure;
 use crate::format::keyslot::text::{KeyFile, SlotKey};
 use crate::id::RepositoryId;
@@ -82,8 +83,10 @@ pub async fn init(
     let recovery = draft.add_key(Keeping::RecoverySheet, "recovery sheet");
     let sheet = recovery_sheet(&recovery, &opening.store, draft.created());
     let files = Files::stage(&request, key_file.as_ref(), &sheet)?;
+    failpoint::reach("init: key files staged");
     let made = create(opening, draft, request.chunk_target_bytes).await;
     let (vault, keyring) = files.keep_if(made)?;
+    failpoint::reach("init: repository stored");
     // Both are caches: what is missing is found out again, and the sheet must reach the person.
     let _ = verdict::keep(&vault, &state, &verdict);
     let _ = check_keyring_seen(&vault, &state, &keyring);

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 use crate::crypto::keyslot::PassphraseCost;
+use crate::failpoint;
 use crate::failure::AnyFailure;
 use crate::format::keyring::{Keyring, Writer};
 use crate::format::keyslot::text::{KeyFile, SlotKey};
@@ -152,7 +153,9 @@ async fn add_key(
         Keeping::RecoverySheet => recovery_sheet(&key, &vault.store, vault.clock.now()),
     };
     let staged = Staged::write(path, &text)?;
+    failpoint::reach("key: file staged");
     let added = slot::add_key(vault, &key, keeping, label).await;
+    failpoint::reach("key: slot stored");
     let slot = staged.keep_if(added)?;
     Ok((slot, Some(staged.publish()?)))
 }
@@ -195,6 +198,7 @@ pub async fn writer(
     let text = key.text().map_err(keys::Error::from)?;
     let staged = Staged::write(out, &text)?;
     let next = staged.keep_if(writer::enrol(vault, keyring, &key, rights).await)?;
+    failpoint::reach("writer: keyring stored");
     staged.publish()?;
     check_keyring_seen(vault, state, &next)?;
     Ok(next)

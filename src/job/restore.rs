@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::failpoint;
 use crate::failure::AnyFailure;
 use crate::format::ledger::{Event, Recovered};
 use crate::job::Opened;
@@ -72,10 +73,12 @@ async fn restore(
     let start = clock.elapsed();
     let plan = staging::plan(opened, snapshot).await?;
     let staged = staging::stage(opened, &plan, target, &Arc::default()).await?;
+    failpoint::reach("restore: compared");
     let published = match target.publish().await {
         Ok(published) => published,
         Err(error) => return Err(discard(target, error).await),
     };
+    failpoint::reach("restore: published");
     Ok(Outcome {
         snapshot: snapshot.clone(),
         published,

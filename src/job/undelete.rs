@@ -17,6 +17,7 @@ pub mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::failpoint;
 use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::{Event, Recovered};
 use crate::job::Opened;
@@ -107,7 +108,9 @@ async fn undelete(
         }
         Ok((outcome, true)) => outcome,
     };
+    failpoint::reach("undelete: written");
     live.commit().await?;
+    failpoint::reach("undelete: committed");
     outcome.applied = true;
     outcome.entry = record(opened, snapshot, request, &outcome.plan).await;
     Ok(outcome)

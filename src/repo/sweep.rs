@@ -9,6 +9,7 @@ mod repack;
 use std::collections::HashSet;
 
 use crate::clock::Timestamp;
+use crate::failpoint;
 use crate::failure::{Class, Failure};
 use crate::format::index::{Index as IndexBody, Mark};
 use crate::format::object;
@@ -117,10 +118,12 @@ impl<'a> Sweep<'a> {
             .await?;
         let moved = self.repack(plan).await?;
         self.mark(plan.mark.iter().chain(&moved)).await?;
+        failpoint::reach("sweep: marks stored");
         for (source, id) in manifests {
             let path = ObjectPath::Manifest(*source, *id);
             self.swept.manifests_deleted += u64::from(self.delete(&path).await?);
         }
+        failpoint::reach("sweep: manifests deleted");
         let mut dead: HashSet<ObjectId> = plan.gone.iter().copied().collect();
         for Sized { pack, bytes } in &plan.delete {
             if self.delete(&ObjectPath::Pack(*pack)).await? {
@@ -129,11 +132,14 @@ impl<'a> Sweep<'a> {
                 self.swept.bytes_freed += bytes;
             }
         }
+        failpoint::reach("sweep: packs deleted");
         // First no index names a pack that is gone, then no mark does: in between it is absent to
         // whoever writes.
         self.rewrite(&self.naming(&dead), &dead, &HashSet::new())
             .await?;
+        failpoint::reach("sweep: indexes rewritten");
         self.rewrite(&self.marking(&dead), &dead, &dead).await?;
+        failpoint::reach("sweep: marks dropped");
         for id in &self.index.replaced {
             self.delete(&ObjectPath::Index(*id)).await?;
         }
@@ -190,6 +196,7 @@ impl<'a> Sweep<'a> {
         }
         self.lease.hold(self.vault).await?;
         let moved = repack::repack(self.vault, self.index, plan).await?;
+        failpoint::reach("repack: packs stored");
         if !moved.packs.is_empty() {
             self.put_index(&IndexBody {
                 packs: moved.packs,
@@ -197,6 +204,7 @@ impl<'a> Sweep<'a> {
             })
             .await?;
         }
+        failpoint::reach("repack: index stored");
         self.swept.packs_rewritten += moved.emptied.len() as u64;
         self.swept.warnings.extend(moved.warnings);
         Ok(moved.emptied)

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::crypto::envelope;
 use crate::crypto::key::SymmetricKey;
 use crate::crypto::seal;
+use crate::failpoint;
 use crate::failure::{AnyFailure, Class, Failure};
 use crate::format::index::{Index as IndexBody, IndexedPack};
 use crate::format::pack::{
@@ -431,6 +432,7 @@ impl Writer {
                 needed.insert(pack.id, pack.length);
             }
         }
+        failpoint::reach("backup: packs stored");
         check_packs(&self.vault, &needed).await?;
         if packs.is_empty() || planted::is("no index flush") {
             return Ok(None);

@@ -31,6 +31,7 @@ enum Children {
 /// The rooms, lowest first.
 const HOUSE: &[(&str, Children)] = &[
     ("failure", Children::None),
+    ("failpoint", Children::None),
     ("planted", Children::None),
     ("clock", Children::None),
     ("random", Children::None),

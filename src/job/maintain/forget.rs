@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use crate::clock::Timestamp;
+use crate::failpoint;
 use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::{Event, Forgotten};
 use crate::id::{ObjectId, SnapshotId, SourceName};
@@ -117,6 +118,7 @@ pub async fn forget_told(
     let mut plan = ForgetOutcome::default();
     all.iter().cloned().for_each(|judged| plan.add(judged));
     tell(&plan);
+    failpoint::reach("forget: planned");
     let mut outcome = ForgetOutcome::default();
     for (source, mut judged) in request.sources.iter().zip(all) {
         if !request.dry_run && !judged.forgotten.is_empty() {
@@ -159,6 +161,7 @@ async fn enter(
         let head = catalog.source(&source.name)?.head();
         let appended = opened.append(&catalog, &source.name, head, event).await?;
         if let Appended::Ours(_) = appended {
+            failpoint::reach("forget: entry stored");
             return Ok(judged_now);
         }
         catalog = opened.catalog().await?;

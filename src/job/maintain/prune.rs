@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::failpoint;
 use crate::failure::{AnyFailure, Class, Failure};
 use crate::format::intent::Purpose;
 use crate::format::ledger::{Event, IntentVoided};
@@ -118,6 +119,7 @@ pub async fn prune_told(
             let may_void = check_storage(opened, request.hosts).await?;
             let vault = &opened.vault;
             let mut lease = Lease::acquire(vault, &opened.state, &opened.whoami.host).await?;
+            failpoint::reach("prune: lease taken");
             let done = maintain(opened, request, &mut lease, may_void, tell).await;
             let released = lease.release(vault).await;
             let outcome = done?;

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::crypto::key::RootSecret;
 use crate::crypto::keyslot::PassphraseCost;
 use crate::crypto::sign::SIGNATURE_BYTES;
+use crate::failpoint;
 use crate::format::keyring::Keyring;
 use crate::format::keyslot::KeySlot;
 use crate::format::keyslot::text::SlotKey;
@@ -207,6 +208,7 @@ pub async fn create(
     for made in &draft.slots {
         slot::put(store, made).await?;
     }
+    failpoint::reach("init: slots stored");
     if let Some(error) = publish(store, object, leftovers.torn).await? {
         // The winner's repository stands; our slots open nothing. That they stay harms nobody.
         for made in &draft.slots {
