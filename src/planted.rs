@@ -35,6 +35,13 @@ pub const NAMES: &[&str] = &[
     "unbounded decompression",
     "restore publishes before it verifies",
     "fixed UTC offset for a zone",
+    "tag check skipped on index",
+    "two database snapshots stitched",
+    "zero date as NULL",
+    "row-level security on",
+    "sequence not restored",
+    "trigger fires on restore",
+    "secret in Debug",
 ];
 
 /// Whether the bug `name` was chosen.

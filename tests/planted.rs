@@ -150,6 +150,41 @@ const CAUGHT_BY: &[(&str, Place, &str)] = &[
         Unit,
         "retention::tests::days_of_a_source_move_with_its_summer_time",
     ),
+    (
+        "tag check skipped on index",
+        Unit,
+        "repo::blob::tests::object_altered_at_any_byte_or_cut_anywhere_is_refused",
+    ),
+    (
+        "two database snapshots stitched",
+        It,
+        "mysql_faults::bank_is_seen_at_one_instant_by_all_connections",
+    ),
+    (
+        "zero date as NULL",
+        It,
+        "mysql_roundtrip::every_case_comes_back_byte_for_byte",
+    ),
+    (
+        "row-level security on",
+        It,
+        "postgres_faults::rights_that_are_missing_are_named_and_enough_are_enough",
+    ),
+    (
+        "sequence not restored",
+        It,
+        "postgres_round_trip::every_case_comes_back_equal",
+    ),
+    (
+        "trigger fires on restore",
+        It,
+        "sqlite_round_trip::indexes_views_triggers_and_keys_come_back",
+    ),
+    (
+        "secret in Debug",
+        Unit,
+        "source::address::tests::password_is_taken_out_of_everything_printed",
+    ),
 ];
 
 /// Builds both test binaries and gives their paths.

@@ -176,8 +176,16 @@ impl Realm {
         }
         let associated = self.object_associated(&header.write(), place);
         let mut plain = sealed.to_vec();
-        seal::open(key, &header.nonce, &associated, &mut plain)
-            .map_err(|_| Error::Tampered { what })?;
+        if kind == Kind::Index && planted::is("tag check skipped on index") {
+            // The cipher's stream undoes itself.
+            plain.truncate(sealed.len().saturating_sub(seal::TAG_BYTES));
+            let length = plain.len();
+            seal::seal(key, &header.nonce, &associated, &mut plain);
+            plain.truncate(length);
+        } else {
+            seal::open(key, &header.nonce, &associated, &mut plain)
+                .map_err(|_| Error::Tampered { what })?;
+        }
         if plain.len() < PREFIX_BYTES {
             return Err(Error::Tampered { what });
         }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::{Clock, SystemClock};
 use crate::failure::{Class, Failure};
 use crate::id::SourceName;
+use crate::planted;
 use crate::random::{Random, SystemRandom};
 use crate::row::schema::{Engine, TableName};
 
@@ -257,6 +258,9 @@ impl ServerUrl {
 
 impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(password) = self.password().filter(|_| planted::is("secret in Debug")) {
+            return write!(f, "ServerUrl({}, {})", self.url, password.expose_secret());
+        }
         write!(f, "ServerUrl({})", self.url)
     }
 }
@@ -426,7 +430,6 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
 
     use super::*;
 

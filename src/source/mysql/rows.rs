@@ -14,6 +14,7 @@ use super::quote;
 use super::session::{Session, number};
 use super::types::{self, Form};
 use crate::id::Digest;
+use crate::planted;
 use crate::row::cell::{Cell, LARGE_CELL_BYTES, Large, LargeClass, RowBatch};
 use crate::row::schema::{KeyOrder, Table, ValueKind};
 use crate::source::{BATCH_BYTES, Order, Piece, PieceSender};
@@ -275,6 +276,11 @@ impl<'a> Reader<'a> {
         for (at, column) in columns.iter().enumerate() {
             let cell = match row.as_ref(at) {
                 Some(Value::NULL) => Cell::Null,
+                Some(Value::Bytes(bytes))
+                    if bytes.starts_with(b"0000-00-00") && planted::is("zero date as NULL") =>
+                {
+                    Cell::Null
+                }
                 Some(Value::Bytes(bytes)) if bytes.len() <= LARGE_CELL_BYTES => Cell::Text(bytes),
                 Some(Value::Bytes(_)) => {
                     return Err(Error::Changed {

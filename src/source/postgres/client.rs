@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 
 use super::error::Error;
 use super::quote;
+use crate::planted;
 use crate::source::address::ServerUrl;
 
 /// How long the server may be silent inside one answer.
@@ -83,6 +84,9 @@ impl Client {
             out_of_step: false,
         };
         client.run(SETTINGS, "setting up the session").await?;
+        if planted::is("row-level security on") {
+            client.run("SET row_security = on", doing).await?;
+        }
         let backend = client
             .value("SELECT pg_catalog.pg_backend_pid()", doing)
             .await?;

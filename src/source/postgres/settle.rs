@@ -7,6 +7,7 @@ use super::client::Client;
 use super::error::Error;
 use super::quote::{self, identifier, literal};
 use super::structure::{Database, Grant, LargeObject, State};
+use crate::planted;
 use crate::row::schema::TableName;
 use crate::source::address::Ownership;
 
@@ -31,6 +32,7 @@ pub async fn sequences(client: &mut Client, state: &State) -> Result<(), Error> 
     let statements: Vec<String> = state
         .sequences
         .iter()
+        .filter(|_| !planted::is("sequence not restored"))
         .map(|sequence| {
             let name = quote::table(&TableName {
                 schema: Some(sequence.schema.clone()),

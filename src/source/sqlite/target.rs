@@ -23,6 +23,7 @@ use super::worker::Worker;
 use super::{Error, load, rows, types};
 use crate::failure::AnyFailure;
 use crate::id::Ulid;
+use crate::planted;
 use crate::row::schema::{Structure, Table};
 use crate::source::address::TargetOptions;
 use crate::source::{Order, PieceReceiver, PieceSender, Published, Target};
@@ -90,6 +91,11 @@ impl Target for SqliteTarget {
             let connection = open_part(&part, &schema)?;
             for object in schema.objects.iter().filter(|object| object.has_rows()) {
                 make_table(&connection, &part, object)?;
+            }
+            if planted::is("trigger fires on restore") {
+                for object in schema.objects.iter().filter(|one| one.kind == "trigger") {
+                    let _ = make(&connection, &part, object, &[Definition::Trigger]);
+                }
             }
             Ok((connection, ()))
         });
@@ -285,7 +291,10 @@ fn open_part(part: &Path, schema: &Schema) -> Result<Connection, Error> {
         let connection = Connection::open_with_flags(part, flags)?;
         for (setting, on) in [
             (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-            (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+            (
+                DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
+                planted::is("trigger fires on restore"),
+            ),
             (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false),
             (DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE, false),
             (DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, false),
@@ -408,7 +417,10 @@ fn finish(connection: &Connection, part: &Path, schema: &Schema) -> Result<(), E
     add_virtual_tables(connection, &tables).map_err(failed)?;
     for object in rest.into_iter().filter(|object| object.sql.is_some()) {
         let allowed = [Definition::Index, Definition::View, Definition::Trigger];
-        make(connection, part, object, &allowed)?;
+        let made = make(connection, part, object, &allowed);
+        if !planted::is("trigger fires on restore") {
+            made?;
+        }
     }
     settle_definitions(connection, part, schema)?;
     let settings = &schema.settings;
