@@ -250,4 +250,16 @@ mod tests {
             assert!(all.contains(letter), "no {letter}");
         }
     }
+
+    /// A tiny sample lost a contact each day, and drew for ever once none was left to belong to.
+    #[test]
+    fn tiny_sample_lives_through_more_days_than_it_has_contacts() {
+        let sample = Sample::new(5, 0.0004);
+        let mut churn = Churn::new(&sample);
+        for day in 0..400 {
+            assert!(!churn.crm_day(day).is_empty());
+        }
+        let contacts = churn.count(Table::Contacts);
+        assert!(contacts * 2 >= sample.count(Table::Contacts), "{contacts}");
+    }
 }

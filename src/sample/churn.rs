@@ -120,12 +120,14 @@ impl Churn {
             self.append(table, 1000, &mut dice, &mut steps);
         }
         let mut leaving = Leaving::default();
-        leaving
-            .contacts
-            .extend(self.choose(Table::Contacts, 50, &mut dice));
-        leaving
-            .deals
-            .extend(self.choose(Table::Deals, 50, &mut dice));
+        if self.may_leave(Table::Contacts) {
+            let contacts = self.choose(Table::Contacts, 50, &mut dice);
+            leaving.contacts.extend(contacts);
+        }
+        if self.may_leave(Table::Deals) {
+            let deals = self.choose(Table::Deals, 50, &mut dice);
+            leaving.deals.extend(deals);
+        }
         for table in [Table::Activities, Table::Mails, Table::Notes] {
             let chosen = self.choose(table, 50, &mut dice);
             leaving
@@ -232,6 +234,13 @@ impl Churn {
             }
         }
         chosen
+    }
+
+    /// New rows belong to those that were there before any churn, so half of them stay: a tiny
+    /// sample, of which one row a day is a large share, would run out of them within weeks.
+    fn may_leave(&self, table: Table) -> bool {
+        let gone = self.rows[table as usize].gone.len();
+        gone < self.sample.count(table) as usize / 2
     }
 
     fn update(&self, table: Table, share: u32, dice: &mut Dice, steps: &mut Vec<Step>) {
