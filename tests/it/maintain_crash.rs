@@ -6,7 +6,7 @@
 
 use rowvault::failure::{AnyFailure, Class};
 use rowvault::id::SnapshotId;
-use rowvault::store::fault::{Fault, Stop};
+use rowvault::store::fault::{Failing, Fault, Rule, Stop, When};
 
 use crate::maintain_rig::{A_DAY, Client, HOUR, Rows, World, rows};
 
@@ -153,4 +153,56 @@ async fn a_crash_at_every_operation_loses_nothing() {
     }
     println!("{points} crash points, 0 lost, 0 silently wrong");
     assert!(points > 200);
+}
+
+/// More operations than a verb may try once its credentials are refused: what runs side by side,
+/// and one for each thing that it tries to take away again.
+const AFTER_REFUSAL_MAX: u64 = 32;
+
+async fn loses_its_credentials(verb: Verb, at: u64, failing: Failing) {
+    let told = format!("{verb:?} refused with {failing:?} from operation {at} on");
+    let world = before(verb).await;
+    let client = world.client("a").await;
+    let start = world.storage.count();
+    let refused = Rule::any(When::From(at), Fault::Fail(failing));
+    world.storage.add(refused);
+    match run(&world, &client, verb).await {
+        // What was committed before stays committed.
+        Ok(_) => {}
+        Err(error) => {
+            // A write whose fate was already unclear may not be called refused.
+            let classes = [Class::Denied, Class::Unsettled];
+            assert!(classes.contains(&error.class()), "{told}: {error}");
+            assert!(error.to_string().contains("denied"), "{told}: {error}");
+        }
+    }
+    let asked = world.storage.count() - start;
+    assert!(
+        asked < at + AFTER_REFUSAL_MAX,
+        "{told}: {asked} operations, so it went on trying"
+    );
+    drop(client);
+    world.storage.heal();
+    world.check(&told).await;
+    let next = world.client("a").await;
+    let again = run(&world, &next, verb).await;
+    assert!(again.is_ok(), "{told}, and then: {again:?}");
+    world.check(&told).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_expire_at_any_operation_lose_nothing_and_are_not_tried_on() {
+    let mut points = 0;
+    for verb in VERBS {
+        for at in 1..=operations(verb).await {
+            let failing = match at % 2 {
+                0 => Failing::Code(403, "AccessDenied"),
+                _ => Failing::Code(400, "ExpiredToken"),
+            };
+            loses_its_credentials(verb, at, failing).await;
+            points += 1;
+        }
+    }
+    println!("credentials expired at {points} operations: denied at once, 0 lost");
+    assert!(points > 60);
 }

@@ -92,6 +92,8 @@ pub enum When {
     Nth(u64),
     /// The first n.
     First(u64),
+    /// The n-th and all after it.
+    From(u64),
 }
 
 /// A fault, and the operations that it befalls.
@@ -145,6 +147,7 @@ impl When {
             When::Always => true,
             When::Nth(n) => occurrence == n,
             When::First(n) => occurrence <= n,
+            When::From(n) => occurrence >= n,
         }
     }
 }
