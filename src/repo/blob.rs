@@ -6,13 +6,14 @@
 //! longer than it said.
 
 use std::cell::RefCell;
+use std::io::Cursor;
 use std::sync::OnceLock;
 
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use zstd::zstd_safe::{self, CCtx, DCtx};
 
 use crate::crypto::key::SymmetricKey;
-use crate::crypto::seal;
+use crate::crypto::seal::{self, NONCE_BYTES};
 use crate::crypto::sign::{self, SIGNATURE_BYTES, SigningKey};
 use crate::failure::{Class, Failure};
 use crate::format::object::{self, BODY_BYTES_MAX, HEADER_BYTES, Header, Kind};
@@ -221,26 +222,24 @@ impl Realm {
         out
     }
 
-    /// Seals a chunk's packed bytes: nonce, ciphertext, tag.
+    /// Seals a chunk in place: `packed` has room for the nonce, and then what [`pack`] made.
     pub fn seal_chunk(
         &self,
         facts: &ChunkFacts,
-        packed: &[u8],
+        packed: &mut Vec<u8>,
         key: &SymmetricKey,
         random: &dyn Random,
-    ) -> Vec<u8> {
-        let mut nonce: [u8; 24] = draw(random);
+    ) {
+        let mut nonce: [u8; NONCE_BYTES] = draw(random);
         if planted::is("constant nonce") {
-            nonce = [0; 24];
+            nonce = [0; NONCE_BYTES];
         }
         if planted::is("nonce from chunk id") {
-            nonce.copy_from_slice(&facts.name.0[..24]);
+            nonce.copy_from_slice(&facts.name.0[..NONCE_BYTES]);
         }
-        let mut out = Vec::with_capacity(SEAL_BYTES + packed.len());
-        out.extend_from_slice(&nonce);
-        out.extend_from_slice(packed);
-        seal::seal_from(key, &nonce, &self.chunk_associated(facts), &mut out, 24);
-        out
+        packed[..NONCE_BYTES].copy_from_slice(&nonce);
+        let associated = self.chunk_associated(facts);
+        seal::seal_from(key, &nonce, &associated, packed, NONCE_BYTES);
     }
 
     /// Opens a sealed chunk and unpacks it to exactly its raw length. The caller compares the name.
@@ -254,22 +253,41 @@ impl Realm {
         key: &SymmetricKey,
         dictionary: Option<&Dictionary>,
     ) -> Result<Vec<u8>, Error> {
+        let mut opened = Opened::default();
+        self.open_chunk_into(facts, sealed, (key, dictionary), &mut opened)?;
+        Ok(opened.raw)
+    }
+
+    /// As [`Realm::open_chunk`], into buffers that were used before.
+    ///
+    /// # Errors
+    /// As [`Realm::open_chunk`].
+    pub fn open_chunk_into(
+        &self,
+        facts: &ChunkFacts,
+        sealed: &[u8],
+        (key, dictionary): (&SymmetricKey, Option<&Dictionary>),
+        opened: &mut Opened,
+    ) -> Result<(), Error> {
         let what = "chunk";
         if sealed.len() < SEAL_BYTES || facts.raw_length > RAW_BYTES_MAX {
             return Err(Error::Tampered { what });
         }
-        let (nonce, body) = sealed.split_at(24);
-        let mut plain = body.to_vec();
+        let Opened { plain, raw } = opened;
+        let (nonce, body) = sealed.split_at(NONCE_BYTES);
+        plain.clear();
+        plain.extend_from_slice(body);
         let associated = self.chunk_associated(facts);
-        seal::open(key, &fixed(nonce), &associated, &mut plain)
-            .map_err(|_| Error::Tampered { what })?;
+        seal::open(key, &fixed(nonce), &associated, plain).map_err(|_| Error::Tampered { what })?;
         let length = facts.raw_length as usize;
-        match facts.codec {
-            Codec::Stored if plain.len() == length => Ok(plain),
-            Codec::Stored => Err(Error::Content { what, length }),
-            Codec::Zstd => decompress(&plain, length, RAW_BYTES_MAX as usize, dictionary)
-                .ok_or(Error::Content { what, length }),
-        }
+        let whole = match facts.codec {
+            Codec::Stored => {
+                std::mem::swap(plain, raw);
+                raw.len() == length
+            }
+            Codec::Zstd => decompress_into(plain, length, RAW_BYTES_MAX as usize, dictionary, raw),
+        };
+        whole.then_some(()).ok_or(Error::Content { what, length })
     }
 
     fn frame_associated(&self, generation: &[u8; 24], number: u64, last: bool) -> Vec<u8> {
@@ -419,16 +437,25 @@ const COMPRESSES: &str = "zstd compresses any bytes into a buffer of its own bou
 
 /// A zstd frame of `raw`.
 pub fn compress(raw: &[u8], dictionary: Option<&Dictionary>) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
+    let mut frame = Vec::new();
+    compress_after(raw, dictionary, &mut frame);
+    frame
+}
+
+/// Appends a zstd frame of `raw`.
+fn compress_after(raw: &[u8], dictionary: Option<&Dictionary>, out: &mut Vec<u8>) {
+    out.reserve(zstd_safe::compress_bound(raw.len()));
+    let start = out.len() as u64;
+    let mut out = Cursor::new(out);
+    out.set_position(start);
     COMPRESSOR.with_borrow_mut(|context| {
         // A frame that was made without a dictionary opens with any.
         let done = match dictionary.and_then(Dictionary::encoder) {
-            Some(encoder) => context.compress_using_cdict(&mut packed, raw, encoder.as_cdict()),
-            None => context.compress(&mut packed, raw, LEVEL),
+            Some(encoder) => context.compress_using_cdict(&mut out, raw, encoder.as_cdict()),
+            None => context.compress(&mut out, raw, LEVEL),
         };
         done.expect(COMPRESSES)
     });
-    packed
 }
 
 /// The `length` bytes that a frame holds; none if it holds anything else, or `length` is over `max`.
@@ -438,31 +465,59 @@ pub fn decompress(
     max: usize,
     dictionary: Option<&Dictionary>,
 ) -> Option<Vec<u8>> {
+    let mut raw = Vec::new();
+    decompress_into(packed, length, max, dictionary, &mut raw).then_some(raw)
+}
+
+/// As [`decompress`], into `raw`, whose old content goes; whether the frame held that.
+fn decompress_into(
+    packed: &[u8],
+    length: usize,
+    max: usize,
+    dictionary: Option<&Dictionary>,
+    raw: &mut Vec<u8>,
+) -> bool {
     if planted::is("unbounded decompression") && dictionary.is_none() {
-        return zstd::decode_all(packed).ok();
+        return zstd::decode_all(packed).is_ok_and(|all| {
+            *raw = all;
+            true
+        });
     }
     if length > max {
-        return None;
+        return false;
     }
-    let mut raw = Vec::with_capacity(length);
+    raw.clear();
+    raw.reserve(length);
     let done = DECOMPRESSOR.with_borrow_mut(|context| match dictionary {
         Some(dictionary) => {
             let decoder = dictionary.decoder.as_ddict();
-            context.decompress_using_ddict(&mut raw, packed, decoder)
+            context.decompress_using_ddict(raw, packed, decoder)
         }
-        None => context.decompress(&mut raw, packed),
+        None => context.decompress(raw, packed),
     });
-    done.ok().filter(|_| raw.len() == length).map(|_| raw)
+    done.is_ok() && raw.len() == length
 }
 
-/// Packs a chunk's raw bytes: compressed where that makes them shorter.
-pub fn pack(raw: &[u8], dictionary: Option<&Dictionary>) -> (Codec, Vec<u8>) {
-    let packed = compress(raw, dictionary);
-    if packed.len() < raw.len() {
-        (Codec::Zstd, packed)
-    } else {
-        (Codec::Stored, raw.to_vec())
+/// Packs a chunk's raw bytes into `out`, whose old content goes, behind room for the nonce that
+/// [`Realm::seal_chunk`] draws: compressed where that makes them shorter.
+pub fn pack(raw: &[u8], dictionary: Option<&Dictionary>, out: &mut Vec<u8>) -> Codec {
+    out.clear();
+    out.resize(NONCE_BYTES, 0);
+    compress_after(raw, dictionary, out);
+    if out.len() - NONCE_BYTES < raw.len() {
+        return Codec::Zstd;
     }
+    out.truncate(NONCE_BYTES);
+    out.extend_from_slice(raw);
+    Codec::Stored
+}
+
+/// What a chunk opens to: its content, and working space.
+#[derive(Default)]
+pub struct Opened {
+    plain: Vec<u8>,
+    /// The content.
+    pub raw: Vec<u8>,
 }
 
 /// The first 16 bytes of the BLAKE3 of sealed bytes: what a scrub compares.
@@ -532,7 +587,8 @@ mod tests {
         let random = SeededRandom::new(3);
         let key = SymmetricKey::draw(&random);
         let raw = vec![5u8; 1000];
-        let (codec, packed) = pack(&raw, None);
+        let mut sealed = Vec::new();
+        let codec = pack(&raw, None, &mut sealed);
         let name = ChunkId([1; 32]);
         let facts = ChunkFacts {
             name,
@@ -541,7 +597,7 @@ mod tests {
             dictionary: None,
             raw_length: 1000,
         };
-        let sealed = REALM.seal_chunk(&facts, &packed, &key, &random);
+        REALM.seal_chunk(&facts, &mut sealed, &key, &random);
         assert_eq!(REALM.open_chunk(&facts, &sealed, &key, None).unwrap(), raw);
         let name = ChunkId([2; 32]);
         let (kind, codec, dictionary) = (ChunkKind::Cell, Codec::Stored, Some(ChunkId([0; 32])));
@@ -604,7 +660,11 @@ mod tests {
             raw_length: 4,
         };
         let nonces: std::collections::HashSet<Vec<u8>> = (0..64)
-            .map(|_| REALM.seal_chunk(&facts, b"rows", &key, &random)[..24].to_vec())
+            .map(|_| {
+                let mut packed = [&[0; NONCE_BYTES], &b"rows"[..]].concat();
+                REALM.seal_chunk(&facts, &mut packed, &key, &random);
+                packed[..NONCE_BYTES].to_vec()
+            })
             .collect();
         assert_eq!(nonces.len(), 64);
     }

@@ -4,6 +4,7 @@
 //! being filled and one being uploaded, so memory stays bounded. Invariant: a chunk counts as
 //! stored only after its pack and the index that names it are durable (`finish`).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -24,7 +25,7 @@ use crate::format::pack::{
 use crate::id::{ChunkId, ObjectId};
 use crate::planted;
 use crate::random::draw;
-use crate::repo::blob::{self, ChunkFacts, Dictionary};
+use crate::repo::blob::{self, ChunkFacts, Dictionary, Opened};
 use crate::repo::index::{Index, Place};
 use crate::repo::vault::{self, Vault, object_id};
 use crate::store::{self, ObjectPath, Prefix};
@@ -152,6 +153,31 @@ fn refused((class, what, hint): &(Class, String, Option<String>)) -> Error {
 /// would teach glibc's to take all large blocks from its arenas, which then grow with every table.
 type Spare = Arc<Mutex<Option<Vec<u8>>>>;
 
+/// Where a thread seals a chunk and opens it again. From the allocator, buffers of this size would
+/// come as fresh pages for each chunk.
+#[derive(Default)]
+struct Space {
+    sealed: Vec<u8>,
+    opened: Opened,
+}
+
+/// A thread keeps buffers of this size; most chunks are smaller.
+const SPACE_BYTES_MAX: usize = 512 << 10;
+
+impl Space {
+    /// Gives back what a large chunk needed.
+    fn shrink(&mut self) {
+        let largest = self.sealed.capacity().max(self.opened.raw.capacity());
+        if largest > SPACE_BYTES_MAX {
+            *self = Space::default();
+        }
+    }
+}
+
+thread_local! {
+    static SPACE: RefCell<Space> = RefCell::default();
+}
+
 /// Takes chunks and stores them.
 pub struct Writer {
     vault: Arc<Vault>,
@@ -278,29 +304,30 @@ impl Writer {
         dictionary: Option<&Dictionary>,
         check: impl FnOnce(&[u8]) -> bool,
     ) -> Result<Added, Error> {
-        let (codec, packed) = blob::pack(raw, dictionary);
-        let facts = ChunkFacts {
-            name,
-            kind,
-            codec,
-            dictionary: dictionary.map(|dictionary| dictionary.name),
-            raw_length: raw.len() as u32,
-        };
-        let key = if kind.is_metadata() {
-            &self.vault.access.shared.metadata
-        } else {
-            &self.session
-        };
-        let random = self.vault.random.as_ref();
-        let sealed = self.vault.realm.seal_chunk(&facts, &packed, key, random);
-        let opened = self
-            .vault
-            .realm
-            .open_chunk(&facts, &sealed, key, dictionary);
-        if !opened.is_ok_and(|opened| check(&opened)) {
-            return Err(Error::Mismatch);
-        }
-        self.append(&facts, &sealed)
+        SPACE.with_borrow_mut(|space| {
+            let Space { sealed, opened } = space;
+            let codec = blob::pack(raw, dictionary, sealed);
+            let facts = ChunkFacts {
+                name,
+                kind,
+                codec,
+                dictionary: dictionary.map(|dictionary| dictionary.name),
+                raw_length: raw.len() as u32,
+            };
+            let key = match kind.is_metadata() {
+                true => &self.vault.access.shared.metadata,
+                false => &self.session,
+            };
+            let realm = &self.vault.realm;
+            realm.seal_chunk(&facts, sealed, key, self.vault.random.as_ref());
+            let done = realm.open_chunk_into(&facts, sealed, (key, dictionary), opened);
+            if done.is_err() || !check(&opened.raw) {
+                return Err(Error::Mismatch);
+            }
+            let added = self.append(&facts, sealed);
+            space.shrink();
+            added
+        })
     }
 
     /// Names a chunk of plain bytes, and adds it unless the repository has it.

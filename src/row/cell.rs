@@ -13,6 +13,9 @@
 //! | 4 | real: SQLite REAL | 8 bytes LE, IEEE 754 |
 //! | 5 | a large cell, cut out | class (1 text, 2 blob), length u64 LE, digest of 16 bytes |
 
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+
 use crate::failure::{Class, Failure};
 use crate::id::Digest;
 
@@ -277,11 +280,42 @@ pub struct RowBatch {
     ends: Vec<usize>,
 }
 
+/// Buffers of batches that are gone, for the next ones: a backup goes through thousands, and from
+/// the allocator each would come as fresh pages.
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// How many buffers are kept.
+const SPARE_MAX: usize = 12;
+/// Smaller buffers come from the allocator soon enough; larger ones would hold too much memory.
+const SPARE_BYTES: RangeInclusive<usize> = 96 << 10..=512 << 10;
+
+/// An empty buffer with room for `bytes` bytes.
+fn buffer(bytes: usize) -> Vec<u8> {
+    if SPARE_BYTES.contains(&bytes)
+        && let Ok(mut spare) = SPARE.lock()
+        && let Some(at) = spare.iter().position(|buffer| buffer.capacity() >= bytes)
+    {
+        return spare.swap_remove(at);
+    }
+    Vec::with_capacity(bytes)
+}
+
+impl Drop for RowBatch {
+    fn drop(&mut self) {
+        if SPARE_BYTES.contains(&self.bytes.capacity())
+            && let Ok(mut spare) = SPARE.lock()
+            && spare.len() < SPARE_MAX
+        {
+            self.bytes.clear();
+            spare.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
 impl RowBatch {
     /// A batch with room for `bytes` bytes of rows.
     pub fn with_capacity(bytes: usize) -> Self {
         RowBatch {
-            bytes: Vec::with_capacity(bytes),
+            bytes: buffer(bytes),
             ends: Vec::new(),
         }
     }
@@ -289,7 +323,7 @@ impl RowBatch {
     /// A batch with room for `rows` rows of `bytes` bytes together.
     pub fn with_room(bytes: usize, rows: usize) -> Self {
         RowBatch {
-            bytes: Vec::with_capacity(bytes),
+            bytes: buffer(bytes),
             ends: Vec::with_capacity(rows),
         }
     }

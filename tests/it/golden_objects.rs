@@ -357,8 +357,10 @@ pub fn facts(raw: &[u8]) -> ChunkFacts {
 }
 
 pub fn sealed_chunk() -> Vec<u8> {
-    let packed = blob::compress(CONTENT, None);
-    REALM.seal_chunk(&facts(CONTENT), &packed, &session(), &random())
+    let mut chunk = Vec::new();
+    blob::pack(CONTENT, None, &mut chunk);
+    REALM.seal_chunk(&facts(CONTENT), &mut chunk, &session(), &random());
+    chunk
 }
 
 /// Every vector by its file's name.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rowvault::crypto::key::SymmetricKey;
-use rowvault::crypto::seal;
+use rowvault::crypto::seal::{self, NONCE_BYTES};
 use rowvault::failure::{Class, Failure};
 use rowvault::format::filter::Filter;
 use rowvault::format::index::Index;
@@ -209,7 +209,9 @@ fn hostile_chunks() -> Vec<Hostile> {
     let whole = facts(CONTENT);
     let packed = blob::compress(CONTENT, None);
     let seal = |realm: Realm, facts: &ChunkFacts, packed: &[u8]| {
-        realm.seal_chunk(facts, packed, &session(), &random())
+        let mut chunk = [&[0; NONCE_BYTES], packed].concat();
+        realm.seal_chunk(facts, &mut chunk, &session(), &random());
+        chunk
     };
     let corrupt = |name, bytes, says| Hostile {
         name,

@@ -62,29 +62,54 @@ pub fn relation_columns(structure: &Structure, table: &Table) -> Vec<u32> {
     columns
 }
 
+/// Values that came lately, so that one that comes again is not hashed again.
+struct Seen<'a>([&'a [u8]; SEEN_SLOTS]);
+
+const SEEN_SLOTS: usize = 128;
+
+impl<'a> Seen<'a> {
+    fn new() -> Seen<'a> {
+        Seen([&[]; SEEN_SLOTS])
+    }
+
+    /// Whether `cell`, canonical bytes, has to be hashed.
+    fn is_new(&mut self, cell: &'a [u8]) -> bool {
+        let mut word = [0; 8];
+        let last = &cell[cell.len() - cell.len().min(8)..];
+        word[..last.len()].copy_from_slice(last);
+        let spread = u64::from_le_bytes(word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let slot = &mut self.0[spread as usize % SEEN_SLOTS];
+        let known = *slot == cell;
+        *slot = cell;
+        !known
+    }
+}
+
 /// Filters over `columns` of `rows`.
 pub(super) fn column_filters(vault: &Vault, columns: &[u32], rows: &RowBatch) -> Vec<ColumnFilter> {
     if columns.is_empty() || rows.is_empty() {
         return Vec::new();
     }
     let mut hashes: Vec<Vec<[u8; 16]>> = vec![Vec::new(); columns.len()];
-    let mut last: Vec<Vec<u8>> = vec![Vec::new(); columns.len()];
-    let mut bytes = Vec::new();
+    let mut seen: Vec<Seen<'_>> = columns.iter().map(|_| Seen::new()).collect();
+    let shared = &vault.access.shared;
     for row in rows.iter() {
-        let mut cells = (0_u32..).zip(Cells::new(row));
+        let mut cells = Cells::new(row);
+        let mut position = 0;
         for (at, column) in columns.iter().enumerate() {
-            let cell = cells.find(|(position, _)| position == column);
+            while position < *column && matches!(cells.next(), Some(Ok(_))) {
+                position += 1;
+            }
+            let before = cells.rest();
             // Rows were checked when they came; a large cell is no reference to anything.
-            let Some((_, Ok(cell))) = cell else { break };
+            let Some(Ok(cell)) = cells.next() else { break };
+            position += 1;
             if matches!(cell, Cell::Null) {
                 continue;
             }
-            bytes.clear();
-            cell.push(&mut bytes);
-            if last[at] != bytes {
-                let shared = &vault.access.shared;
-                hashes[at].push(shared.value_filter_hash(*column, &bytes));
-                std::mem::swap(&mut last[at], &mut bytes);
+            let bytes = &before[..before.len() - cells.rest().len()];
+            if seen[at].is_new(bytes) {
+                hashes[at].push(shared.value_filter_hash(*column, bytes));
             }
         }
     }
