@@ -13,7 +13,7 @@ shadow   | 2,000 histories of 30 snapshots, each restored equal to its day
 simulation | whole life cycles under faults, many seeds
 undelete | 1,000 accidents on generated schemas, undone, compared row by row
 sqlite   | 3,000 random files, and a cell of 256 MiB in little memory
-bank     | MariaDB: 50 backups under 8 writers, each at one instant
+bank     | MariaDB, PostgreSQL: 50 backups under 8 writers, each at one instant
 connection | PostgreSQL: 200 dropped connections, nothing stitched
 cells    | MariaDB: cells of 200 MiB
 bytea    | PostgreSQL: a cell of 200 MiB

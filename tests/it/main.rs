@@ -15,6 +15,7 @@ mod demo;
 mod dictionary;
 mod drill;
 mod engine_refusals;
+mod engine_walk;
 mod failpoints;
 mod golden_keys;
 mod golden_objects;

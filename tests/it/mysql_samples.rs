@@ -5,7 +5,8 @@ use std::process::Command;
 
 use crate::mysql_server::{Server, copy, shared};
 
-fn samples() -> Option<PathBuf> {
+/// Where known sample databases lie, for this engine and others.
+pub fn samples() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = ["../shared/samples", "../../shared/samples"];
     found

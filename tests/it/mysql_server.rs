@@ -64,9 +64,14 @@ fn server_command(program: &str, dir: &Path) -> Command {
 impl Server {
     /// Starts a server with `options` besides the usual ones.
     pub fn start(options: &[&str]) -> Self {
+        Server::start_in(&std::env::temp_dir(), options)
+    }
+
+    /// Starts a server that keeps everything below `place`.
+    pub fn start_in(place: &Path, options: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("rowvault-mariadb-")
-            .tempdir()
+            .tempdir_in(place)
             .unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["data", "tmp"] {

@@ -1,6 +1,5 @@
 //! PostgreSQL at the edges: encodings, versions, sizes, exclusions, live writers, known samples.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -191,6 +190,17 @@ async fn newer_server_takes_an_older_snapshot_and_not_the_other_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bank_keeps_its_sum_and_its_log_in_every_backup() {
+    bank(8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "50 backups; tests/long.sh runs it"]
+async fn long_bank_keeps_its_sum_and_its_log_in_50_backups() {
+    bank(50).await;
+}
+
+/// Eight writers move money while `backups` are taken and restored, one after the other.
+async fn bank(backups: u32) {
     let Some(server) = Server::debian("").map(Arc::new) else {
         return;
     };
@@ -215,7 +225,7 @@ async fn bank_keeps_its_sum_and_its_log_in_every_backup() {
         })
         .collect();
     let mut moved = 0;
-    for backup in 0..8 {
+    for backup in 0..backups {
         let to = format!("bank_{backup}");
         trip(&server.url("bank"), &server.url(&to)).await;
         let books = "SELECT (SELECT sum(money) FROM account) || ',' || (SELECT count(*) FROM \
@@ -231,7 +241,7 @@ async fn bank_keeps_its_sum_and_its_log_in_every_backup() {
     for writer in writers {
         writer.await.unwrap();
     }
-    println!("8 backups, {moved} transfers in the last");
+    println!("{backups} backups, {moved} transfers in the last");
     assert!(moved > 100);
 }
 
@@ -307,11 +317,10 @@ async fn long_ten_thousand_tables_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn known_sample_databases_come_back_with_the_same_fingerprint() {
-    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
-    if !samples.is_dir() {
-        eprintln!("skipped: no sample databases in {}", samples.display());
+    let Some(samples) = crate::mysql_samples::samples() else {
+        eprintln!("skipped: no sample databases beside the checkout");
         return;
-    }
+    };
     let Some(server) = Server::debian("") else {
         return;
     };
