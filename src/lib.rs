@@ -4,7 +4,7 @@
 //! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
 //!
 //! - ground: [`failure`], [`failpoint`], [`planted`], [`clock`], [`random`], [`id`]
-//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`]
+//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`], [`schedule`]
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
 //! - jobs, one file a verb: [`job`]
@@ -28,6 +28,7 @@ pub mod crypto;
 pub mod format;
 
 pub mod retention;
+pub mod schedule;
 
 pub mod store;
 

@@ -50,6 +50,7 @@ mod related;
 mod rollback_sqlite;
 mod s3_life;
 mod s3_lock;
+mod schedule;
 mod shadow_faults;
 mod shadow_inputs;
 mod shadow_model;
