@@ -6,7 +6,9 @@
 //! with a password in it that others may read is refused.
 
 pub mod drill;
+pub mod plan;
 pub mod relations;
+pub mod repository;
 pub mod secret;
 
 use std::fs::File;
@@ -22,13 +24,11 @@ use crate::failure::{AnyFailure, Class, Failure};
 use crate::id::SourceName;
 use crate::retention::Policy;
 use crate::source::address::{SourceUrl, TablePattern};
-use crate::store::{Addressing, PlainHttp, S3Options};
+use plan::{Daemon, DaemonText, SourcePlan};
+use repository::{Repository, RepositoryText};
 
 /// The longest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The shortest and the longest time that objects may be locked.
-const LOCK_MIN: Duration = Duration::from_secs(24 * 3600);
-const LOCK_MAX: Duration = Duration::from_secs(3653 * 24 * 3600);
 /// The most tables that may be read at once.
 const PARALLEL_MAX: usize = 64;
 
@@ -100,25 +100,8 @@ pub struct Config {
     pub repository: Repository,
     /// The sources, in the file's order.
     pub sources: Vec<Source>,
-}
-
-/// Where the repository is and what opens it.
-#[derive(Default)]
-pub struct Repository {
-    /// A path or a URL.
-    pub url: Option<String>,
-    /// The file of the passphrase.
-    pub passphrase_file: Option<PathBuf>,
-    /// A key file.
-    pub key_file: Option<PathBuf>,
-    /// Where local state stands.
-    pub state_dir: Option<PathBuf>,
-    /// The one host that maintains, where the storage cannot keep several apart.
-    pub maintenance_host: Option<String>,
-    /// How long what snapshots are made of is locked in the storage.
-    pub lock: Option<Duration>,
-    /// What S3 needs to be told.
-    pub s3: S3Options,
+    /// What the daemon does by itself.
+    pub daemon: Daemon,
 }
 
 /// A database to protect.
@@ -149,6 +132,8 @@ pub struct Source {
     pub relations: relations::Own,
     /// When it is drilled, and what is expected then.
     pub drill: drill::Drill,
+    /// When what is done to it.
+    pub plan: SourcePlan,
 }
 
 impl Source {
@@ -172,38 +157,8 @@ struct FileText {
     repository: RepositoryText,
     #[serde(default)]
     source: Vec<SourceText>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RepositoryText {
-    url: Option<String>,
-    passphrase_file: Option<String>,
-    key_file: Option<String>,
-    state_dir: Option<String>,
-    maintenance_host: Option<String>,
-    lock: Option<String>,
     #[serde(default)]
-    s3: S3Text,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct S3Text {
-    endpoint: Option<String>,
-    region: Option<String>,
-    addressing: Option<AddressingText>,
-    ca_file: Option<String>,
-    #[serde(default)]
-    plain_http: bool,
-    storage_class: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum AddressingText {
-    Path,
-    VirtualHost,
+    daemon: DaemonText,
 }
 
 #[derive(Deserialize)]
@@ -230,6 +185,10 @@ struct SourceText {
     check: Vec<drill::CheckText>,
     #[serde(default, deserialize_with = "drill::one_or_many")]
     canary: Vec<drill::CanaryText>,
+    schedule: Option<String>,
+    jitter: Option<String>,
+    deadline: Option<String>,
+    verify: Option<plan::VerifyText>,
     relations: Option<String>,
     #[serde(default)]
     relation: Vec<relations::RuleText>,
@@ -286,6 +245,7 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> 
     Ok(Config {
         repository: config.repository,
         sources: config.sources.into_iter().map(|(one, _)| one).collect(),
+        daemon: config.daemon,
     })
 }
 
@@ -293,15 +253,17 @@ struct Parsed {
     repository: Repository,
     /// Each source, and whether its password stands in the file itself.
     sources: Vec<(Source, bool)>,
+    daemon: Daemon,
 }
 
 fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed, Error> {
     let file: FileText = toml::from_str(text).map_err(|error| refusal(path, text, &error))?;
     let reading = Reading { path, environment };
+    let daemon = reading.daemon(file.daemon)?;
     let mut sources: Vec<(Source, bool)> = Vec::new();
     for (at, source) in file.source.into_iter().enumerate() {
         let place = format!("source {}", at + 1);
-        let (source, secret) = reading.source(&place, source)?;
+        let (source, secret) = reading.source(&place, source, &daemon)?;
         if sources.iter().any(|(other, _)| other.name == source.name) {
             let what = format!("there is another source {}", source.name);
             return Err(reading.wrong(&place, what, Some("name each once".into())));
@@ -311,6 +273,7 @@ fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed
     Ok(Parsed {
         repository: reading.repository(file.repository)?,
         sources,
+        daemon,
     })
 }
 
@@ -408,63 +371,12 @@ impl Reading<'_> {
         directory.join(path)
     }
 
-    fn repository(&self, text: RepositoryText) -> Result<Repository, Error> {
-        let url = self.text("repository.url", text.url)?;
-        // What has no scheme is a path.
-        let url = url.map(|url| match url.contains(':') || url.is_empty() {
-            true => url,
-            false => self.beside(Path::new(&url)).display().to_string(),
-        });
-        let passphrase_file = self.file("repository.passphrase_file", text.passphrase_file)?;
-        let key_file = self.file("repository.key_file", text.key_file)?;
-        if passphrase_file.is_some() && key_file.is_some() {
-            let what = "passphrase_file and key_file are both given".to_owned();
-            return Err(self.wrong("repository", what, Some("keep one of them".into())));
-        }
-        Ok(Repository {
-            url,
-            passphrase_file,
-            key_file,
-            state_dir: self.file("repository.state_dir", text.state_dir)?,
-            lock: self.lock(text.lock)?,
-            maintenance_host: self.text("repository.maintenance_host", text.maintenance_host)?,
-            s3: self.s3(text.s3)?,
-        })
-    }
-
-    fn lock(&self, text: Option<String>) -> Result<Option<Duration>, Error> {
-        let Some(text) = text else { return Ok(None) };
-        let span = self.span("repository", "lock", &text)?;
-        // Nobody can take back a lock, so that a typing mistake must not last for ever.
-        match (LOCK_MIN..=LOCK_MAX).contains(&span) {
-            true => Ok(Some(span)),
-            false => Err(self.wrong(
-                "repository",
-                "lock must be 1 day to 10 years".into(),
-                Some("write it as 30d".into()),
-            )),
-        }
-    }
-
-    fn s3(&self, text: S3Text) -> Result<S3Options, Error> {
-        Ok(S3Options {
-            endpoint: self.text("repository.s3.endpoint", text.endpoint)?,
-            credentials: None,
-            region: self.text("repository.s3.region", text.region)?,
-            addressing: match text.addressing {
-                Some(AddressingText::VirtualHost) => Addressing::VirtualHost,
-                Some(AddressingText::Path) | None => Addressing::Path,
-            },
-            ca_file: self.file("repository.s3.ca_file", text.ca_file)?,
-            plain_http: match text.plain_http {
-                true => PlainHttp::Anywhere,
-                false => PlainHttp::LoopbackOnly,
-            },
-            storage_class: self.text("repository.s3.storage_class", text.storage_class)?,
-        })
-    }
-
-    fn source(&self, place: &str, text: SourceText) -> Result<(Source, bool), Error> {
+    fn source(
+        &self,
+        place: &str,
+        text: SourceText,
+        daemon: &Daemon,
+    ) -> Result<(Source, bool), Error> {
         let secret = text.url.parse().is_ok_and(|url| has_own_password(&url));
         let mut url: SourceUrl = self
             .expand(&format!("{place}: url"), &text.url)?
@@ -486,9 +398,29 @@ impl Reading<'_> {
             let what = format!("parallel must be 1 to {PARALLEL_MAX}");
             return Err(self.wrong(place, what, None));
         }
+        let timezone = self.zone(place, text.timezone, daemon.timezone)?;
+        let drill = drill::read(
+            text.drill,
+            text.check,
+            text.canary,
+            &|key, text| self.span(&format!("{place}: drill"), key, text),
+            &|what, hint| self.wrong(place, what, Some(hint.into())),
+        )?;
+        let plan = self.plan(
+            place,
+            plan::SourceText {
+                schedule: text.schedule,
+                jitter: text.jitter,
+                deadline: text.deadline,
+                verify: text.verify,
+                drill: drill.schedule.clone(),
+            },
+            (daemon, timezone),
+        )?;
         let source = Source {
             password_file: self.file(&format!("{place}: password_file"), text.password_file)?,
-            timezone: self.zone(place, text.timezone)?,
+            timezone,
+            plan,
             exclude_tables: patterns("exclude_tables", text.exclude_tables)?,
             exclude_data: patterns("exclude_data", text.exclude_data)?,
             parallel: text.parallel,
@@ -496,13 +428,7 @@ impl Reading<'_> {
             after: words(self.all(&format!("{place}: after"), text.after)?),
             tags: self.all(&format!("{place}: tags"), text.tags)?,
             keep: text.keep.map(|keep| self.keep(place, keep)).transpose()?,
-            drill: drill::read(
-                text.drill,
-                text.check,
-                text.canary,
-                &|key, text| self.span(&format!("{place}: drill"), key, text),
-                &|what, hint| self.wrong(place, what, Some(hint.into())),
-            )?,
+            drill,
             relations: relations::own(text.relations, text.relation, text.soft_deletion)
                 .map_err(|what| self.wrong(place, what, Some(relations::RULE_HINT.into())))?,
             name,
@@ -563,9 +489,9 @@ impl Reading<'_> {
         })
     }
 
-    fn zone(&self, place: &str, text: Option<String>) -> Result<Tz, Error> {
+    fn zone(&self, place: &str, text: Option<String>, default: Tz) -> Result<Tz, Error> {
         let Some(text) = self.text(place, text)? else {
-            return Ok(Tz::UTC);
+            return Ok(default);
         };
         text.parse().map_err(|_| {
             let what = format!("{text:?} is not a time zone");
@@ -596,6 +522,7 @@ fn words(texts: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Addressing;
 
     fn read(text: &str) -> Result<Parsed, Error> {
         let variables = |name: &str| (name == "DB_PASSWORD").then(|| "hunter2".to_owned());

@@ -365,26 +365,11 @@ pub struct Verify {
     #[arg(value_name = "SNAPSHOT")]
     pub snapshots: Vec<String>,
     /// How much of the data is read, opened and hashed: none, N%, or all
-    #[arg(long, value_name = "SHARE", default_value = "none", value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value = "none")]
     pub data: Data,
     /// First make lost and damaged index objects anew from the packs (owner only)
     #[arg(long)]
     pub repair_index: bool,
-}
-
-fn share(text: &str) -> Result<Data, String> {
-    match text {
-        "none" | "0%" => return Ok(Data::None),
-        "all" | "100%" => return Ok(Data::All),
-        _ => {}
-    }
-    let percent = text
-        .strip_suffix('%')
-        .and_then(|digits| digits.parse().ok());
-    match percent {
-        Some(percent @ 1..=99) => Ok(Data::Percent(percent)),
-        _ => Err("write none, 1% to 99%, or all".into()),
-    }
 }
 
 #[derive(Serialize)]
@@ -540,7 +525,7 @@ mod tests {
             ("101%", None),
             ("-1%", None),
         ] {
-            assert_eq!(share(text).ok(), data, "{text}");
+            assert_eq!(text.parse().ok(), data, "{text}");
         }
     }
 }

@@ -37,6 +37,26 @@ pub enum Data {
     All,
 }
 
+impl std::str::FromStr for Data {
+    type Err = String;
+
+    /// Reads `none`, `N%` or `all`; the error says what to write.
+    fn from_str(text: &str) -> Result<Data, String> {
+        match text {
+            "none" | "0%" => return Ok(Data::None),
+            "all" | "100%" => return Ok(Data::All),
+            _ => {}
+        }
+        let percent = text
+            .strip_suffix('%')
+            .and_then(|digits| digits.parse().ok());
+        match percent {
+            Some(percent @ 1..=99) => Ok(Data::Percent(percent)),
+            _ => Err("write none, 1% to 99%, or all".into()),
+        }
+    }
+}
+
 impl Data {
     fn percent(self) -> u8 {
         match self {
