@@ -114,10 +114,7 @@ impl Schedule {
             local -= TimeDelta::hours(FOLD_HOURS_MAX);
         }
         let mut best: Option<i64> = None;
-        loop {
-            let Some(wall) = self.wall_after(local) else {
-                break;
-            };
+        while let Some(wall) = self.wall_after(local) {
             let (first, second) = self.instants(wall);
             // Later wall times have later first instants, so that nothing behind can be better.
             if best.is_some_and(|best| first.is_some_and(|first| first >= best)) {
