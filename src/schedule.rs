@@ -19,6 +19,8 @@ use crate::clock::Timestamp;
 use crate::failure::{Class, Failure};
 use expression::Expression;
 
+/// So much of an expression is shown.
+const TEXT_SHOWN: usize = 256;
 /// No zone repeats more wall time than this at once.
 const FOLD_HOURS_MAX: i64 = 3;
 /// No zone is further from UTC than this.
@@ -82,7 +84,11 @@ impl Schedule {
     /// # Errors
     /// [`Error`]: it cannot be read, or never comes due.
     pub fn read(text: &str, zone: Tz) -> Result<Schedule, Error> {
-        let expression = Expression::read(text)?;
+        let expression = Expression::read(text).map_err(|(what, hint)| Error::Unreadable {
+            text: text.chars().take(TEXT_SHOWN).collect(),
+            what,
+            hint,
+        })?;
         let never = || Error::Never { text: text.into() };
         let lines = expression.lines().into_iter().map(|line| line.parse());
         let schedule = Schedule {

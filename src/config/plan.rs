@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
-use crate::config::{Error, Reading};
+use crate::config::reading::{Error, Reading};
 use crate::failure::Failure;
 use crate::job::verify::Data;
 use crate::repo::prune::MAX_DELETE_PERCENT;

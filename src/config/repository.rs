@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::{Error, Reading};
+use crate::config::reading::{Error, Reading};
 use crate::store::{Addressing, PlainHttp, S3Options};
 
 /// The shortest and the longest time that objects may be locked.

@@ -4,8 +4,6 @@
 //! given, either makes a day due, unless one of the two begins with `*`. Invariant: every number
 //! that is handed on lies within its field, and what crontabs do not agree on is refused.
 
-use super::Error;
-
 /// The longest expression.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -52,6 +50,9 @@ const fn kind(name: &'static str, least: u32, most: u32, names: &'static [&'stat
     }
 }
 
+/// What is wrong with an expression, and what to write instead.
+pub type Refusal = (String, String);
+
 /// The numbers of one field.
 #[derive(Clone, Debug)]
 struct Field {
@@ -73,18 +74,13 @@ impl Expression {
     /// Reads it.
     ///
     /// # Errors
-    /// [`Error::Unreadable`], with what to write instead.
-    pub fn read(text: &str) -> Result<Expression, Error> {
-        let refused = |(what, hint): (String, String)| Error::Unreadable {
-            text: text.chars().take(TEXT_BYTES_MAX).collect(),
-            what,
-            hint,
-        };
+    /// What is wrong, and what to write instead.
+    pub fn read(text: &str) -> Result<Expression, Refusal> {
         if text.len() > TEXT_BYTES_MAX {
             let what = format!("it is longer than {TEXT_BYTES_MAX} bytes");
-            return Err(refused((what, "write it shorter".into())));
+            return Err((what, "write it shorter".into()));
         }
-        let meant = of_word(text.trim()).map_err(refused)?;
+        let meant = of_word(text.trim())?;
         let mut words: Vec<&str> = meant.split_whitespace().collect();
         if words.len() == 5 {
             words.insert(0, "0");
@@ -92,13 +88,13 @@ impl Expression {
         if words.len() != KINDS.len() {
             let what = format!("it has {} fields", words.len());
             let hint = "write five (minute, hour, day of month, month, weekday), or six with seconds first";
-            return Err(refused((what, hint.into())));
+            return Err((what, hint.into()));
         }
         let fields = words
             .iter()
             .zip(&KINDS)
             .map(|(word, kind)| field(word, kind));
-        let fields = fields.collect::<Result<_, _>>().map_err(refused)?;
+        let fields = fields.collect::<Result<_, _>>()?;
         Ok(Expression { fields })
     }
 
@@ -123,8 +119,6 @@ impl Expression {
         }
     }
 }
-
-type Refusal = (String, String);
 
 fn of_word(text: &str) -> Result<&str, Refusal> {
     if !text.starts_with('@') {
@@ -283,7 +277,7 @@ mod tests {
             ("@reboot", "@reboot"),
             ("* * * * mond", "weekday"),
         ] {
-            let error = Expression::read(text).unwrap_err().to_string();
+            let error = Expression::read(text).unwrap_err().0;
             assert!(error.contains(word), "{text:?}: {error}");
         }
         let long = "*,".repeat(200);
