@@ -5,6 +5,7 @@
 
 pub mod care;
 pub mod compare;
+pub mod daemon;
 pub mod database;
 pub mod drill;
 pub mod export;
@@ -43,7 +44,7 @@ const HELP_COLUMNS: usize = 80;
 
 /// The verbs by what they are for, as the help lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Protect", &["init", "backup"]),
+    ("Protect", &["init", "backup", "daemon"]),
     ("Look", &["snapshots", "show", "stats", "verify", "ledger"]),
     ("Keep", &["forget", "prune", "pin", "unpin", "tag"]),
     ("Records", &["find", "diff", "history"]),
@@ -91,6 +92,8 @@ pub enum Verb {
     Init(protect::Init),
     /// Take a snapshot of one database or several, now
     Backup(protect::Backup),
+    /// Do what the configuration plans, by schedule, until SIGTERM
+    Daemon(daemon::Daemon),
     /// List snapshots, oldest first
     Snapshots(look::Snapshots),
     /// Show what a snapshot consists of: tables, rows, bytes
@@ -268,7 +271,12 @@ fn refusal(error: &clap::Error) -> AnyFailure {
 /// Runs what was asked for, and gives the exit code; a failure has been told by then.
 pub async fn run(cli: Cli, stop: Stop, demo: DemoTeller) -> u8 {
     let screen = Screen::new(&cli.globals);
-    screen::start_log(&cli.globals, &screen);
+    let mut loud = cli.globals.clone();
+    if matches!(cli.verb, Verb::Daemon(_)) && !loud.quiet {
+        // Its log is all that a daemon has to show.
+        loud.verbose = loud.verbose.max(1);
+    }
+    screen::start_log(&loud, &screen);
     let style = if cli.globals.json {
         Style::Json
     } else {
@@ -290,6 +298,7 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
     match verb {
         // These stop in their own way, since they have something to take away.
         Verb::Backup(arguments) => protect::backup(session, arguments).await,
+        Verb::Daemon(_) => daemon::daemon(session).await,
         Verb::Restore(arguments) => recover::restore(session, arguments).await,
         Verb::Drill(arguments) => drill::drill(session, arguments).await,
         Verb::Init(arguments) => protect::init(session, arguments).await,

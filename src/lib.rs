@@ -8,7 +8,7 @@
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
 //! - jobs, one file a verb: [`job`]
-//! - faces: [`config`], [`cli`], [`demo`]
+//! - faces: [`config`], [`daemon`], [`cli`], [`demo`]
 
 pub mod failpoint;
 pub mod failure;
@@ -41,6 +41,8 @@ pub mod repo;
 pub mod job;
 
 pub mod config;
+
+pub mod daemon;
 
 pub mod cli;
 pub mod demo;

@@ -80,13 +80,24 @@ impl State {
     /// # Errors
     /// [`Error::Io`] where it cannot be made.
     pub fn open(root: &Path, repository: &RepositoryId) -> Result<State, Error> {
-        let directory = root.join(repository.to_string());
+        State::at(root.join(repository.to_string()))
+    }
+
+    fn at(directory: PathBuf) -> Result<State, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&directory)
             .map_err(|source| io_error("make", &directory, source))?;
         Ok(State { directory })
+    }
+
+    /// The daemon's own state under `root`, which belongs to no repository.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be made.
+    pub fn of_daemon(root: &Path) -> Result<State, Error> {
+        State::at(root.join("daemon"))
     }
 
     /// Where the file `name` (with `/` between its parts) stands.

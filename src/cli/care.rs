@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::database;
 use crate::cli::render::{self, Side};
 use crate::cli::session::Session;
+use crate::clock::Timestamp;
 use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::Event;
 use crate::id::{ObjectId, SourceName};
@@ -271,6 +272,9 @@ async fn accept(opened: &Opened, name: &SourceName, wanted: Accepted) -> Result<
     Ok(())
 }
 
+/// How many runs of a schedule are shown.
+const RUNS_SHOWN: usize = 5;
+
 /// Arguments of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct Doctor {}
@@ -294,14 +298,8 @@ struct CheckDocument {
 /// # Errors
 /// Where stdout cannot be written.
 pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
-    let source = |config: &crate::config::Source| {
-        let opened = database::source(session, config.name.as_str(), None)
-            .and_then(|chosen| open::source(&chosen.url, &chosen.options(session, &[])));
-        (config.name.clone(), opened)
-    };
-    let sources = session.config.sources.iter().map(source).collect();
-    let known = |name: &SourceName, tables: &[Table]| session.relations(name, tables).lists;
-    let checks = doctor::run(&session.context(), sources, &known).await;
+    let mut checks = checks(session).await;
+    checks.extend(plans(session));
     let ok = checks.iter().all(|check| check.ok);
     if session.output.is_json() {
         let check = |check: &doctor::Check| CheckDocument {
@@ -316,6 +314,37 @@ pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
         session.output.text(&checks_text(&checks))?;
     }
     Ok(if ok { 0 } else { Class::Invalid.exit_code() })
+}
+
+/// Looks at the repository and at every source of the configuration.
+pub async fn checks(session: &Session) -> Vec<doctor::Check> {
+    let source = |config: &crate::config::Source| {
+        let opened = database::source(session, config.name.as_str(), None)
+            .and_then(|chosen| open::source(&chosen.url, &chosen.options(session, &[])));
+        (config.name.clone(), opened)
+    };
+    let sources = session.config.sources.iter().map(source).collect();
+    let known = |name: &SourceName, tables: &[Table]| session.relations(name, tables).lists;
+    doctor::run(&session.context(), sources, &known).await
+}
+
+/// When each job of the daemon is due next, in UTC and in its zone.
+fn plans(session: &Session) -> Vec<doctor::Check> {
+    let now = session.clock.now();
+    let jobs = crate::cli::daemon::jobs(&session.config);
+    let planned = jobs.iter().filter_map(|job| {
+        let schedule = job.schedule()?;
+        let runs = schedule.upcoming(now, RUNS_SHOWN);
+        let run = |at: &Timestamp| format!("{} = {}", at.rfc3339(), schedule.local(*at));
+        let runs: Vec<String> = runs.iter().map(run).collect();
+        Some(doctor::Check {
+            name: format!("schedule of {}", job.name()),
+            ok: true,
+            detail: format!("{schedule}: {}", runs.join(", ")),
+            hint: None,
+        })
+    });
+    planned.collect()
 }
 
 fn checks_text(checks: &[doctor::Check]) -> String {

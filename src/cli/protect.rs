@@ -267,6 +267,27 @@ fn chosen<'a>(session: &'a Session, arguments: &Backup) -> Result<Vec<Chosen<'a>
     Ok(chosen)
 }
 
+/// Takes a snapshot of a source of the configuration, with its commands before and after.
+///
+/// # Errors
+/// As [`backup`].
+pub async fn backup_configured(
+    session: &Session,
+    opened: &Opened,
+    name: &SourceName,
+) -> Result<backup::Outcome, AnyFailure> {
+    let chosen = database::source(session, name.as_str(), None)?;
+    let arguments = Backup {
+        sources: vec![name.to_string()],
+        all: false,
+        name: None,
+        exclude_table: Vec::new(),
+        full: false,
+        tag: Vec::new(),
+    };
+    backup_one(session, opened, &chosen, &arguments).await
+}
+
 async fn backup_one(
     session: &Session,
     opened: &Opened,

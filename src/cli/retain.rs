@@ -342,7 +342,10 @@ pub async fn prune(session: &Session, arguments: &Prune) -> Result<u8, AnyFailur
 }
 
 /// Whether this host alone maintains, as the configuration says.
-fn hosts(session: &Session) -> Result<Hosts, AnyFailure> {
+///
+/// # Errors
+/// Invalid: another host is named.
+pub fn hosts(session: &Session) -> Result<Hosts, AnyFailure> {
     let Some(named) = &session.config.repository.maintenance_host else {
         return Ok(Hosts::Any);
     };

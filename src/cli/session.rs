@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 use secrecy::SecretString;
+use tokio::sync::watch;
 
 use crate::cli::global::Globals;
 use crate::cli::output::{Output, Style};
@@ -43,11 +44,12 @@ fn path_variable(name: &str) -> Option<PathBuf> {
 }
 
 /// One run of the program.
+#[derive(Clone)]
 pub struct Session {
     /// What the command line says for every verb.
     pub globals: Globals,
     /// What the configuration says.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Standard output.
     pub output: Output,
     /// Stderr.
@@ -86,12 +88,29 @@ impl Session {
         Ok(Session {
             output: Output::new(style, globals.quiet),
             globals,
-            config,
+            config: Arc::new(config),
             screen,
             stop,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
         })
+    }
+
+    /// The same options with the configuration as it is now.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn again(&self) -> Result<Session, AnyFailure> {
+        let (globals, screen) = (self.globals.clone(), self.screen.clone());
+        Session::new(globals, screen, self.stop.clone())
+    }
+
+    /// The same for one job, which stops when `wish` says so.
+    pub fn hearing(&self, wish: watch::Receiver<Option<&'static str>>) -> Session {
+        Session {
+            stop: Stop::hearing(wish),
+            ..self.clone()
+        }
     }
 
     /// Where the repository is.

@@ -23,6 +23,16 @@ impl Stop {
         (told, Stop(heard))
     }
 
+    /// A wish that somebody else tells.
+    pub fn hearing(heard: watch::Receiver<Option<&'static str>>) -> Stop {
+        Stop(heard)
+    }
+
+    /// What hears the wish.
+    pub fn heard(&self) -> watch::Receiver<Option<&'static str>> {
+        self.0.clone()
+    }
+
     /// Waits for the wish; for ever where nobody can tell it any more.
     pub async fn wait(&self) -> AnyFailure {
         let mut heard = self.0.clone();

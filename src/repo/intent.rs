@@ -5,6 +5,7 @@
 //! elsewhere counts until its deadline, and then until it is voided.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -87,6 +88,8 @@ pub struct Whoami {
     pub process: u32,
     /// When it started, in ticks since boot.
     pub process_started: u64,
+    /// The intents that stand in the storage for it, as far as this value and its clones made them.
+    pub standing: Arc<Mutex<Vec<Ulid>>>,
 }
 
 impl Whoami {
@@ -100,7 +103,12 @@ impl Whoami {
             boot: boot.unwrap_or_default().trim().to_owned(),
             process,
             process_started: started(process).unwrap_or(0),
+            standing: Arc::default(),
         }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Vec<Ulid>> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the process of `intent` is known to be gone: it ran on this host, and its boot is
@@ -126,6 +134,7 @@ pub struct Held {
     pub id: Ulid,
     path: ObjectPath,
     since: Timestamp,
+    standing: Arc<Mutex<Vec<Ulid>>>,
 }
 
 fn place(id: Ulid) -> String {
@@ -262,6 +271,7 @@ async fn store(
         deadline: now.plus(lasting),
     };
     let sealed = vault.seal(Kind::Intent, &place(id), &body.write());
+    whoami.standing().push(id);
     let path = ObjectPath::Intent(id);
     let token = Vault::token(&sealed).to_vec();
     if let Created::Anothers(_) = vault.store.create(&path, sealed, &token).await? {
@@ -269,7 +279,13 @@ async fn store(
         return Err(vault::Error::Renamed { path }.into());
     }
     let since = now;
-    Ok(Held { id, path, since })
+    let standing = whoami.standing.clone();
+    Ok(Held {
+        id,
+        path,
+        since,
+        standing,
+    })
 }
 
 fn is_late(intent: &Body, now: Timestamp) -> bool {
@@ -281,24 +297,20 @@ fn is_late(intent: &Body, now: Timestamp) -> bool {
 /// # Errors
 /// The storage's.
 pub async fn withdraw(vault: &Vault, held: Held) -> Result<(), Error> {
-    Ok(vault.store.delete(&held.path).await?)
+    vault.store.delete(&held.path).await?;
+    let mut standing = held.standing.lock().unwrap_or_else(PoisonError::into_inner);
+    standing.retain(|id| *id != held.id);
+    Ok(())
 }
 
-/// Takes away every intent of this very process, for a backup that was stopped and could not.
+/// Takes away every intent that was made for `whoami`, for work that was stopped and could not.
 ///
 /// # Errors
 /// The storage's.
 pub async fn withdraw_ours(vault: &Vault, whoami: &Whoami) -> Result<(), Error> {
-    let ours = |intent: &Body| {
-        intent.host == whoami.host
-            && intent.boot == whoami.boot
-            && intent.process == whoami.process
-            && intent.process_started == whoami.process_started
-    };
-    for standing in list(vault).await? {
-        if standing.body.as_ref().is_some_and(ours) {
-            remove(vault, standing.id).await?;
-        }
+    let ours = std::mem::take(&mut *whoami.standing());
+    for id in ours {
+        remove(vault, id).await?;
     }
     Ok(())
 }

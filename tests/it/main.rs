@@ -11,6 +11,8 @@ mod cli_refusals;
 mod cli_retain;
 mod cli_stop;
 mod cli_verbs;
+mod daemon;
+mod daemon_clock;
 mod demo;
 mod dictionary;
 mod drill;

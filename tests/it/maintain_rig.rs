@@ -337,6 +337,7 @@ impl World {
                 boot: format!("boot {number}"),
                 process: 1,
                 process_started: 1,
+                standing: Arc::default(),
             },
             progress: Arc::new(Silent),
         };

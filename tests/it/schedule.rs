@@ -5,6 +5,7 @@
 //! the clocks in the years walked are walked once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, Offset, TimeDelta, TimeZone, Timelike, Weekday};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -20,15 +21,17 @@ struct Wall {
     weekday: Weekday,
 }
 
-struct Case {
-    text: &'static str,
+pub struct Case {
+    /// The expression.
+    pub text: &'static str,
     /// Whether a wall time is due, said without the words of cron.
     is_due: fn(&Wall) -> bool,
     /// Whether it is for every real hour.
     real: bool,
 }
 
-const CASES: &[Case] = &[
+/// What is compared.
+pub const CASES: &[Case] = &[
     Case {
         text: "30 2 * * *",
         is_due: |wall| wall.hour == 2 && wall.minute == 30,
@@ -153,19 +156,51 @@ fn walk(pieces: &[(i64, i64)], due: &[u16], from: i64, until: i64) -> Vec<Vec<i6
     found
 }
 
-/// Compares all zones through the years; gives how many sets of rules and runs there were.
-fn compare(years: std::ops::Range<i32>) -> (usize, usize) {
+/// The changes of the clocks of a zone in some years, with what is due on its wall clock.
+pub struct Rules {
+    /// A zone that has them.
+    pub zone: Tz,
+    /// The first minute.
+    pub from: i64,
+    /// The first minute behind.
+    pub until: i64,
+    pieces: Vec<(i64, i64)>,
+    due: Arc<Vec<u16>>,
+}
+
+impl Rules {
+    /// The minutes in which each case is due.
+    pub fn walk(&self) -> Vec<Vec<i64>> {
+        walk(&self.pieces, &self.due, self.from, self.until)
+    }
+}
+
+/// Every set of rules that some zone has in these years.
+pub fn rules(years: std::ops::Range<i32>) -> Vec<Rules> {
     let (from, until) = (year_minute(years.start), year_minute(years.end));
     let mut rules: BTreeMap<Vec<(i64, i64)>, Tz> = BTreeMap::new();
     for zone in TZ_VARIANTS {
         rules.entry(pieces(zone, from, until)).or_insert(zone);
     }
-    let due = due_bits(from, until);
+    let due = Arc::new(due_bits(from, until));
+    let rules = rules.into_iter().map(|(pieces, zone)| Rules {
+        zone,
+        from,
+        until,
+        pieces,
+        due: due.clone(),
+    });
+    rules.collect()
+}
+
+/// Compares all zones through the years; gives how many sets of rules and runs there were.
+fn compare(years: std::ops::Range<i32>) -> (usize, usize) {
+    let rules = rules(years);
     let mut runs = 0;
-    for (pieces, zone) in &rules {
-        let walked = walk(pieces, &due, from, until);
-        for (case, expected) in CASES.iter().zip(walked) {
-            let schedule = Schedule::read(case.text, *zone).unwrap();
+    for one in &rules {
+        let (from, until) = (one.from, one.until);
+        for (case, expected) in CASES.iter().zip(one.walk()) {
+            let schedule = Schedule::read(case.text, one.zone).unwrap();
             let mut at = Timestamp::from_seconds(from * 60 - 1);
             for minute in &expected {
                 let next = schedule.next(at).map(Timestamp::seconds);
