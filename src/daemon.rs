@@ -8,5 +8,6 @@
 pub mod board;
 pub mod history;
 pub mod job;
+pub mod plan;
 pub mod runner;
 pub mod serve;

@@ -331,7 +331,7 @@ pub async fn checks(session: &Session) -> Vec<doctor::Check> {
 /// When each job of the daemon is due next, in UTC and in its zone.
 fn plans(session: &Session) -> Vec<doctor::Check> {
     let now = session.clock.now();
-    let jobs = crate::cli::daemon::jobs(&session.config);
+    let jobs = crate::daemon::plan::jobs(&session.config);
     let planned = jobs.iter().filter_map(|job| {
         let schedule = job.schedule()?;
         let runs = schedule.upcoming(now, RUNS_SHOWN);

@@ -15,10 +15,9 @@ use crate::cli::care;
 use crate::cli::protect;
 use crate::cli::retain;
 use crate::cli::session::{Place, Session};
-use crate::config::Config;
-use crate::config::plan::When;
 use crate::daemon::board::Bounds;
-use crate::daemon::job::{Job, Run, Task, Trigger};
+use crate::daemon::job::{Run, Task};
+use crate::daemon::plan::jobs;
 use crate::daemon::runner::{Report, Taken, Watch, Worker};
 use crate::daemon::serve::{self, Ground, Plans, Setup};
 use crate::failure::{AnyFailure, Class};
@@ -78,50 +77,6 @@ impl Plans for FromFile<'_> {
             worker: Arc::new(Verbs(session)),
         })
     }
-}
-
-/// Every job that the configuration asks for.
-pub fn jobs(config: &Config) -> Vec<Job> {
-    let at = |task, source: Option<&SourceName>, when: &When| Job {
-        task,
-        source: source.cloned(),
-        trigger: Trigger::At(when.schedule.clone(), when.jitter),
-        deadline: when.deadline,
-    };
-    let daemon = &config.daemon;
-    let mut jobs = vec![Job {
-        task: Task::Probe,
-        source: None,
-        trigger: Trigger::Start,
-        deadline: daemon.deadline,
-    }];
-    for source in &config.sources {
-        let (name, plan) = (Some(&source.name), &source.plan);
-        if let Some(when) = &plan.backup {
-            let backup = at(Task::Backup, name, when);
-            if source.keep.is_some() {
-                jobs.push(Job {
-                    task: Task::Forget,
-                    source: Some(source.name.clone()),
-                    trigger: Trigger::After(backup.name()),
-                    deadline: when.deadline,
-                });
-            }
-            jobs.push(backup);
-        }
-        jobs.extend(
-            plan.verify
-                .iter()
-                .map(|plan| at(Task::Verify, name, &plan.when)),
-        );
-        let drill = plan.drill.iter().filter_map(|plan| plan.when.as_ref());
-        jobs.extend(drill.map(|when| at(Task::Drill, name, when)));
-    }
-    let verify = daemon.verify.iter();
-    jobs.extend(verify.map(|plan| at(Task::Verify, None, &plan.when)));
-    let prune = daemon.prune.iter();
-    jobs.extend(prune.map(|plan| at(Task::Prune, None, &plan.when)));
-    jobs
 }
 
 /// Does jobs by the verbs of their names.

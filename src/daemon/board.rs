@@ -114,7 +114,8 @@ impl Board {
                     _ => Place::Idle,
                 },
                 due: None,
-                free_since: now,
+                // Before this daemon nothing of ours kept it from running.
+                free_since: Timestamp::default(),
                 is_leaving: false,
                 job,
             };
