@@ -42,8 +42,7 @@ pub fn jobs(config: &Config) -> Vec<Job> {
                 .iter()
                 .map(|plan| at(Task::Verify, name, &plan.when)),
         );
-        let drill = plan.drill.iter().filter_map(|plan| plan.when.as_ref());
-        jobs.extend(drill.map(|when| at(Task::Drill, name, when)));
+        jobs.extend(plan.drill.iter().map(|when| at(Task::Drill, name, when)));
     }
     let verify = daemon.verify.iter();
     jobs.extend(verify.map(|plan| at(Task::Verify, None, &plan.when)));
