@@ -38,6 +38,7 @@ use crate::repo::intent::{self, Whoami};
 use crate::repo::kept::KeptRuns;
 use crate::repo::keys::{Opening, Unlock, check_keyring_seen, open};
 use crate::repo::ledger::{self, Appended, Author};
+use crate::repo::owed::{Owed, Owing};
 use crate::repo::reader::Reader;
 use crate::repo::vault::Vault;
 use crate::repo::verdict;
@@ -331,6 +332,52 @@ impl Opened {
             format!("the ledger of {source} grows faster than an entry can be added"),
             Some("run the command again".into()),
         ))
+    }
+
+    /// Gives the ledgers what earlier runs of this host left owing, and says so. It is no failure
+    /// that this cannot be done now: it stays owed.
+    pub async fn pay_owed(&self) {
+        // Where another process has it in hand, nothing was left behind.
+        if Owing::is_any(&self.state)
+            && let Ok(owing) = Owing::take(&self.state)
+        {
+            self.pay(&owing).await;
+        }
+    }
+
+    async fn pay(&self, owing: &Owing) {
+        let (left, unreadable) = match owing.left(&self.vault) {
+            Ok(left) => left,
+            Err(error) => return self.progress.warn(&error.to_string()),
+        };
+        for name in unreadable {
+            let warning =
+                format!("what an earlier run left in {name} could not be read: see the ledger");
+            self.progress.warn(&warning);
+        }
+        for owed in left {
+            let source = owed.source();
+            let warning = match self.pay_one(owing, &owed).await {
+                Ok(head) => format!(
+                    "an earlier run brought rows back into {source} and ended before its entry: it is entry {} now",
+                    head.number
+                ),
+                Err(error) => format!(
+                    "the ledger of {source} still lacks an entry of an earlier run: {error}"
+                ),
+            };
+            self.progress.warn(&warning);
+        }
+    }
+
+    /// Adds an entry that is owed, and owes it no more.
+    ///
+    /// # Errors
+    /// The storage's; it stays owed.
+    pub async fn pay_one(&self, owing: &Owing, owed: &Owed) -> Result<Head, AnyFailure> {
+        let head = self.record(owed.source(), owed.event()).await?;
+        owing.settle(owed)?;
+        Ok(head)
     }
 
     /// Adds an entry behind `head`, and keeps the new head; a lost race is a value. Where a

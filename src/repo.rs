@@ -13,6 +13,7 @@ pub mod kept;
 pub mod keys;
 pub mod lease;
 pub mod ledger;
+pub mod owed;
 pub mod prune;
 pub mod reader;
 pub mod records;

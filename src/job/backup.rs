@@ -104,6 +104,9 @@ pub async fn run(
     let what = format!("a backup of {}", request.name);
     let _lock = opened.state.lock(&format!("backup-{hash}"), &what)?;
     opened.know_storage().await?;
+    if opened.vault.reader("bring records back").is_ok() {
+        opened.pay_owed().await;
+    }
     intent::clear_dead(&opened.vault, &opened.whoami, &request.name).await?;
     let catalog = opened.catalog().await?;
     check_right(opened, &catalog, &request.name)?;

@@ -19,13 +19,14 @@ use std::sync::Arc;
 
 use crate::failpoint;
 use crate::failure::{AnyFailure, Class};
-use crate::format::ledger::{Event, Recovered};
+use crate::format::ledger::Recovered;
 use crate::job::Opened;
 pub use crate::job::undelete::request::{Choice, Mode, OnConflict, Overwritten, Request};
 
 use crate::job::undelete::plan::Plan;
 use crate::job::undelete::planner::Planner;
 use crate::repo::catalog::Snapshot;
+use crate::repo::owed::Owing;
 use crate::repo::records::SnapshotRows;
 use crate::source::{Live, Purpose};
 
@@ -61,6 +62,7 @@ pub async fn run(
     mode: Mode,
 ) -> Result<Outcome, AnyFailure> {
     opened.vault.reader("bring records back")?;
+    opened.pay_owed().await;
     let work = undelete(opened, snapshot, live, request, mode);
     opened.reading(&snapshot.source, work).await
 }
@@ -108,12 +110,53 @@ async fn undelete(
         }
         Ok((outcome, true)) => outcome,
     };
-    failpoint::reach("undelete: written");
-    live.commit().await?;
-    failpoint::reach("undelete: committed");
+    outcome.entry = commit(
+        opened,
+        snapshot,
+        live,
+        recovered(snapshot, request, &outcome.plan),
+    )
+    .await?;
     outcome.applied = true;
-    outcome.entry = record(opened, snapshot, request, &outcome.plan).await;
     Ok(outcome)
+}
+
+/// Makes the rows durable. The entry is owed to the ledger from before that until the ledger has it;
+/// what was written stays written if it cannot be told now.
+async fn commit(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    live: &mut dyn Live,
+    recovered: Recovered,
+) -> Result<Option<u64>, AnyFailure> {
+    let vault = &opened.vault;
+    failpoint::reach("undelete: written");
+    let begun = Owing::take(&opened.state).and_then(|owing| {
+        let owed = owing.begin(vault, &snapshot.source, recovered)?;
+        Ok((owing, owed))
+    });
+    let (owing, mut owed) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return Err(abandoned(live, error.into()).await),
+    };
+    if let Err(error) = live.commit().await {
+        // Where nobody knows whether it was written, the entry is owed, and will say so.
+        if error.class() != Class::Unsettled {
+            owing.settle(&owed)?;
+        }
+        return Err(error);
+    }
+    failpoint::reach("undelete: committed");
+    let noted = owing.done(vault, &mut owed).map_err(AnyFailure::from);
+    let told = opened.pay_one(&owing, &owed).await;
+    match noted.and(told) {
+        Ok(head) => Ok(Some(head.number)),
+        Err(error) => {
+            let warning = format!("the ledger could not be told of this: {error}");
+            opened.progress.warn(&warning);
+            Ok(None)
+        }
+    }
 }
 
 async fn abandoned(live: &mut dyn Live, error: AnyFailure) -> AnyFailure {
@@ -159,13 +202,8 @@ async fn once(
     Ok((outcome, writes))
 }
 
-/// The ledger hears of it; what was written stays written if it does not.
-async fn record(
-    opened: &Opened,
-    snapshot: &Snapshot,
-    request: &Request,
-    plan: &Plan,
-) -> Option<u64> {
+/// What the ledger is told.
+fn recovered(snapshot: &Snapshot, request: &Request, plan: &Plan) -> Recovered {
     let mut facts: BTreeMap<String, String> = BTreeMap::new();
     let inserted = plan
         .insert
@@ -186,19 +224,11 @@ async fn record(
             keys.push('…');
         }
     }
-    let event = Event::Undeleted(Recovered {
+    Recovered {
         snapshot: snapshot.record.id,
         place: request.place.clone(),
         rows: (plan.insert.len() + plan.update.len()) as u64,
         facts,
-    });
-    match opened.record(&snapshot.source, event).await {
-        Ok(head) => Some(head.number),
-        Err(error) => {
-            let warning = format!("the ledger could not be told of this: {error}");
-            opened.progress.warn(&warning);
-            None
-        }
     }
 }
 

@@ -126,12 +126,19 @@ pub struct Member {
     pub standing: Option<Standing>,
     /// Whether it is part of what was asked for, and not only needed by it.
     belongs: bool,
+    /// Whether another part of the record that it is one with comes back.
+    revived: bool,
 }
 
 impl Member {
     /// Whether it is to be written.
     pub fn comes_back(&self) -> bool {
         self.standing.is_some_and(Standing::comes_back)
+    }
+
+    /// Whether its record comes back, though the row itself may never have been away.
+    pub fn returns(&self) -> bool {
+        self.revived || self.comes_back()
     }
 }
 
@@ -183,7 +190,7 @@ pub struct Closure {
 }
 
 /// What applications write where a reference names nothing.
-fn is_nothing(cell: &Cell<'_>) -> bool {
+pub fn is_nothing(cell: &Cell<'_>) -> bool {
     matches!(cell, Cell::Integer(0) | Cell::Text(b"" | b"0"))
 }
 
@@ -369,6 +376,7 @@ impl Closure {
             why,
             standing: None,
             belongs,
+            revived: false,
         });
         self.known.insert((table, key), member);
         self.waiting.push(Question::Standing(member));
@@ -383,16 +391,30 @@ impl Closure {
         self.members[member].standing = Some(standing);
         self.follow_up(member, standing)?;
         self.follow_down(member);
+        if standing.comes_back() {
+            self.revive(member);
+        }
         Ok(())
+    }
+
+    /// A row that is one record with one that comes back is followed down like it.
+    fn revive(&mut self, member: usize) {
+        if let Why::ParentOf { edge, child } = self.members[member].why
+            && self.edges[edge].relation.extends
+            && !self.members[child].returns()
+        {
+            self.members[child].revived = true;
+            self.follow_down(child);
+        }
     }
 
     /// What a row stands on must come too; of a row that lives, only what is one record with it.
     fn follow_up(&mut self, member: usize, standing: Standing) -> Result<(), Error> {
         let table = self.members[member].table;
-        let asked = self.members[member].why == Why::Asked;
+        let belongs = self.members[member].belongs;
         for edge in 0..self.edges.len() {
             let (child, extends) = (self.edges[edge].child, self.edges[edge].relation.extends);
-            let wanted = standing.comes_back() || extends && asked;
+            let wanted = standing.comes_back() || extends && belongs;
             if child != table || !wanted || self.edges[edge].by_partition {
                 continue;
             }
@@ -436,7 +458,7 @@ impl Closure {
 
     fn follow_down(&mut self, member: usize) {
         let Member { table, .. } = self.members[member];
-        if self.dependents == Dependents::Leave || !self.members[member].comes_back() {
+        if self.dependents == Dependents::Leave || !self.members[member].returns() {
             return;
         }
         for edge in 0..self.edges.len() {

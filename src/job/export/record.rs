@@ -60,6 +60,15 @@ pub async fn run(
 ) -> Result<Outcome, AnyFailure> {
     opened.vault.reader("export rows")?;
     refuse_standing(&request.out)?;
+    let work = export(opened, snapshot, request);
+    opened.reading(&snapshot.source, work).await
+}
+
+async fn export(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<Outcome, AnyFailure> {
     let manifest = Arc::new(opened.manifest(snapshot).await?);
     let mut rows = SnapshotRows::new(opened.record_reader().await?, manifest);
     opened.progress.stage("following relations", None);

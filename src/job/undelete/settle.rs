@@ -11,7 +11,7 @@ use crate::job::undelete::plan::{Insert, Update};
 use crate::job::undelete::planner::{Parent, Planner};
 use crate::row::cell::{self, Cell};
 use crate::row::closure::relation::Origin;
-use crate::row::closure::{Standing, Why};
+use crate::row::closure::{Standing, Why, is_nothing};
 use crate::source::Change;
 
 /// Makes the plan's changes from a complete closure.
@@ -310,13 +310,13 @@ fn planned_update(
 /// Dependents that live stay as they are, but for references that were emptied with the deletion.
 async fn survivors(planner: &mut Planner<'_>, coming: &HashSet<usize>) -> Result<(), AnyFailure> {
     let mut named: HashMap<(usize, Vec<u8>), usize> = HashMap::new();
-    for &member in coming {
-        let one = &planner.closure.members()[member];
-        if one.standing == Some(Standing::Absent) {
-            for edge in planner.closure.edges_to(one.table) {
-                if let Some(reference) = planner.closure.referred(edge, &one.row)? {
-                    named.insert((edge, reference), member);
-                }
+    for (member, one) in planner.closure.members().iter().enumerate() {
+        if !one.returns() || one.comes_back() && !coming.contains(&member) {
+            continue;
+        }
+        for edge in planner.closure.edges_to(one.table) {
+            if let Some(reference) = planner.closure.referred(edge, &one.row)? {
+                named.insert((edge, reference), member);
             }
         }
     }
@@ -365,7 +365,7 @@ async fn survivors(planner: &mut Planner<'_>, coming: &HashSet<usize>) -> Result
     Ok(())
 }
 
-/// The columns of a survivor that are NULL now and named a row that comes back.
+/// The columns of a survivor that name nothing now and named a row that comes back.
 fn emptied(
     planner: &Planner<'_>,
     member: usize,
@@ -388,9 +388,12 @@ fn emptied(
         }
         let mut empty = Vec::new();
         let mut fits = true;
-        for &at in &planner.closure.edges()[edge].columns {
+        let one = &planner.closure.edges()[edge];
+        let convention = matches!(one.relation.origin, Origin::Convention(_));
+        for &at in &one.columns {
             match fit.live_column(at).map(|live| &is[live]) {
                 Some(Cell::Null) => empty.push(at),
+                Some(cell) if convention && is_nothing(cell) => empty.push(at),
                 // The rest of a composite reference must still be what it was.
                 Some(cell) => fits &= planner.rows.same(&was[at], cell),
                 None => fits = false,
