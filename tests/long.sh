@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 readonly PROOFS='
 property | any schema, any rows: backup, restore, equal; 10,000 cases
 hostile  | every byte flipped, every length cut, every object deleted or swapped: never silently wrong
+drill    | PostgreSQL of 1 GB: RTO against pg_restore -j2, and the disk that a drill takes
 kill     | the real binary killed at many moments; the next run needs no person
 shadow   | 2,000 histories of 30 snapshots, each restored equal to its day
 simulation | whole life cycles under faults, many seeds

@@ -308,7 +308,10 @@ async fn restore_and_ask(
     outcome.rows = staged.rows;
     outcome.bytes = plan.manifest.tables.iter().map(|one| one.bytes_raw).sum();
     outcome.bytes_scratch = scratch.bytes();
-    let detail = format!("{} tables read back equal to the snapshot", outcome.tables);
+    let detail = match outcome.tables {
+        1 => "1 table read back equal to the snapshot".to_owned(),
+        tables => format!("{tables} tables read back equal to the snapshot"),
+    };
     outcome.check("digests", true, detail);
     let start = clock.elapsed();
     opened.progress.stage("asking the restored database", None);
@@ -388,7 +391,11 @@ async fn check_references(
     let tables = plan.manifest.tables.iter();
     let keys: usize = tables.map(|table| table.table.foreign_keys.len()).sum();
     if broken.is_empty() {
-        return outcome.check(name, true, format!("{keys} hold"));
+        let detail = match keys {
+            0 => "none is declared".to_owned(),
+            keys => format!("all {keys} hold"),
+        };
+        return outcome.check(name, true, detail);
     }
     let told = |one: &Broken| {
         format!(

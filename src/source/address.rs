@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -256,6 +257,30 @@ impl ServerUrl {
     }
 }
 
+impl ServerUrl {
+    /// The same place for another user.
+    pub fn with_user(&self, name: &str, password: SecretString) -> ServerUrl {
+        let mut url = self.url.clone();
+        let other: Vec<(String, String)> = url
+            .query_pairs()
+            .into_owned()
+            .filter(|(key, _)| key != "user")
+            .collect();
+        url.set_query(None);
+        if !other.is_empty() {
+            url.query_pairs_mut().extend_pairs(other);
+        }
+        // A URL without a host has no room for a user but in its parameters.
+        if url.set_username(name).is_err() {
+            url.query_pairs_mut().append_pair("user", name);
+        }
+        ServerUrl {
+            url,
+            password: Some(password),
+        }
+    }
+}
+
 impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(password) = self.password().filter(|_| planted::is("secret in Debug")) {
@@ -291,6 +316,20 @@ fn decoded(text: &str) -> String {
 /// From this size on it pays to read a table over several connections.
 const RANGED_BYTES: u64 = 64 << 20;
 
+/// How long the answer to a question may take while a snapshot is taken.
+pub const QUESTION_TIME_MAX: Duration = Duration::from_secs(60);
+/// What stands for NULL among the facts.
+pub const NULL_ANSWER: &str = "NULL";
+
+/// Something that the source is asked at the snapshot's instant, to be asked again in drills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The fact that the answer becomes.
+    pub fact: String,
+    /// One SELECT that gives one value.
+    pub sql: String,
+}
+
 /// What a capture leaves out and how hard it works; one set for all engines.
 #[derive(Clone)]
 pub struct SourceOptions {
@@ -305,6 +344,8 @@ pub struct SourceOptions {
     pub ranged_bytes: u64,
     /// The only place to look for PostgreSQL's client tools; none for the usual places.
     pub pg_bin_dir: Option<PathBuf>,
+    /// What is asked at the snapshot's instant; what has no answer is told.
+    pub questions: Vec<Question>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where random bytes come from.
@@ -320,6 +361,7 @@ impl Default for SourceOptions {
             parallel: 2,
             ranged_bytes: RANGED_BYTES,
             pg_bin_dir: None,
+            questions: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
         }
@@ -349,6 +391,17 @@ pub struct Ownership {
     pub role_map: Vec<(String, String)>,
 }
 
+/// How much of a database is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    #[default]
+    Whole,
+    /// What a role without superuser rights may make: no event triggers, publications, comments on
+    /// extensions.
+    WithoutSuperuser,
+}
+
 /// How a target is made; one set for all engines.
 #[derive(Clone)]
 pub struct TargetOptions {
@@ -358,6 +411,8 @@ pub struct TargetOptions {
     pub pg_bin_dir: Option<PathBuf>,
     /// Whose the restored objects are (PostgreSQL; definers on MySQL).
     pub ownership: Ownership,
+    /// How much is made.
+    pub extent: Extent,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where random bytes come from.
@@ -371,6 +426,7 @@ impl Default for TargetOptions {
             parallel: 2,
             pg_bin_dir: None,
             ownership: Ownership::default(),
+            extent: Extent::default(),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
         }

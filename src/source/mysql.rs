@@ -31,11 +31,15 @@ pub mod program;
 
 pub mod fitness;
 
+pub mod answers;
+
 pub mod capture;
 
 pub mod target;
 
 pub mod live;
+
+pub mod scratch;
 
 /// The database at `url`, to be read.
 ///

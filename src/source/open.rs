@@ -5,6 +5,8 @@
 
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::Engine;
+use crate::source::mysql::scratch::MysqlScratch;
+use crate::source::postgres::PostgresScratch;
 use crate::source::scratch::Scratch;
 use crate::source::sqlite::capture::SqliteSource;
 use crate::source::sqlite::live::SqliteLive;
@@ -67,6 +69,12 @@ pub fn scratch(
         (Engine::Sqlite, Some(SourceUrl::Sqlite(path))) => {
             Ok(Box::new(SqliteScratch::new(Some(path), options)))
         }
+        (Engine::Postgres, Some(SourceUrl::Postgres(server))) => {
+            Ok(Box::new(PostgresScratch::new(Some(server), options)))
+        }
+        (Engine::Mysql, Some(SourceUrl::Mysql(server))) => {
+            Ok(Box::new(MysqlScratch::new(Some(server), options)))
+        }
         (engine, Some(url)) => Err(AnyFailure::new(
             Class::Invalid,
             format!("a snapshot of {engine} cannot be drilled at {url}"),
@@ -74,11 +82,8 @@ pub fn scratch(
                 "give --scratch the address of a {engine} place, or leave it out"
             )),
         )),
-        (engine, None) => Err(AnyFailure::new(
-            Class::Invalid,
-            format!("a snapshot of {engine} cannot be drilled yet"),
-            None,
-        )),
+        (Engine::Postgres, None) => Ok(Box::new(PostgresScratch::new(None, options))),
+        (Engine::Mysql, None) => Ok(Box::new(MysqlScratch::new(None, options))),
     }
 }
 

@@ -17,6 +17,7 @@ mod text;
 mod catalog;
 mod structure;
 
+mod answers;
 mod facts;
 mod state;
 
@@ -28,14 +29,18 @@ mod ranges;
 mod capture;
 
 mod empty;
+mod listing;
 mod load;
 mod settle;
 mod target;
 
 mod live;
 
+mod scratch;
+
 pub use capture::source;
 pub use error::Error;
 pub use live::live;
 pub use quote::{identifier, literal};
+pub use scratch::PostgresScratch;
 pub use target::target;

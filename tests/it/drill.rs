@@ -22,6 +22,41 @@ fn configure(desk: &Desk, more: &str) {
     desk.write("rowvault.toml", &text);
 }
 
+#[test]
+fn answer_of_the_source_is_kept_and_compared() {
+    let desk = Desk::with_repository();
+    let check = |name: &str, sql: &str| {
+        format!(
+            "[[source.check]]\nname = \"{name}\"\nsql = \"{sql}\"\nexpect = \"same as at the snapshot\"\n"
+        )
+    };
+    let all = "SELECT count(*) FROM contacts";
+    let none = "SELECT max(id) FROM contacts WHERE 0";
+    let bad = check("bad", "SELECT nothing FROM nowhere");
+    configure(
+        &desk,
+        &format!("{}{}{bad}", check("all", all), check("none", none)),
+    );
+    let taken = desk.run(&["backup", "crm"]);
+    assert_eq!(
+        taken.code, 0,
+        "a question without an answer fails no backup: {taken:?}"
+    );
+    assert!(taken.err.contains("check:bad:"), "{taken:?}");
+    let drilled = drill(&desk, &["--json"]);
+    assert_eq!(drilled.code, 4);
+    let document: Value = serde_json::from_str(&drilled.out).unwrap();
+    let found = checks(&document);
+    for (name, ok) in [("all", true), ("none", true), ("bad", false)] {
+        assert!(found.contains(&(name.to_owned(), ok)), "{name}: {document}");
+    }
+    // Another question under the same name is not the one that was answered.
+    configure(&desk, &check("all", "SELECT count(*) + 0 FROM contacts"));
+    let drilled = drill(&desk, &[]);
+    assert_eq!(drilled.code, 4, "{drilled:?}");
+    assert!(drilled.out.contains("FAILED all"), "{drilled:?}");
+}
+
 fn contacts(desk: &Desk) -> i64 {
     let file = rusqlite::Connection::open(desk.path("crm.db")).unwrap();
     let count = file.query_row("SELECT count(*) FROM contacts", [], |row| row.get(0));

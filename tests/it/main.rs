@@ -16,6 +16,7 @@ mod daemon_clock;
 mod demo;
 mod dictionary;
 mod drill;
+mod drill_servers;
 mod engine_refusals;
 mod engine_walk;
 mod failpoints;

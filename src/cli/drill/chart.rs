@@ -16,6 +16,8 @@ const TOP: f64 = 10.0;
 const BOTTOM: f64 = 24.0;
 /// A bar is at least so high, so that a fast drill is seen.
 const BAR_MIN: f64 = 2.0;
+/// A target that is so many times the highest bar would press all bars flat: it is not drawn.
+const TARGET_FAR: u32 = 12;
 /// A bar is at most so wide, so that a single drill is no block.
 const BAR_MAX: f64 = 36.0;
 
@@ -35,6 +37,7 @@ pub struct Bar {
 pub fn bars(name: &str, bars: &[Bar], target: Option<Duration>) -> String {
     let highest = bars.iter().filter_map(|bar| bar.value);
     let highest = highest.max().unwrap_or_default();
+    let target = target.filter(|target| *target <= highest.saturating_mul(TARGET_FAR));
     let top = target.map_or(highest, |target| highest.max(target));
     let top = top.as_secs_f64().max(0.001) * 1.08;
     let (inner_width, inner_height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::row::filter::decimal::Decimal;
+use crate::source::address::{NULL_ANSWER, Question};
 
 /// What the answer to a check must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,19 @@ pub struct Expected {
     pub rpo: Option<Duration>,
     /// What broken references mean.
     pub references: References,
+}
+
+impl Expected {
+    /// What the source must be asked when a snapshot is taken.
+    pub fn questions(&self) -> Vec<Question> {
+        let checks = self.checks.iter();
+        let checks = checks.filter(|check| check.expect == Answer::AsAtSnapshot);
+        let question = |check: &Check| Question {
+            fact: fact(check),
+            sql: check.sql.clone(),
+        };
+        checks.map(question).collect()
+    }
 }
 
 /// The name of the fact under which a snapshot keeps the answer to `check`. Another text of the
@@ -128,7 +142,7 @@ impl Answer {
             }
             Answer::AsAtSnapshot => match then {
                 Some(then) => {
-                    let equal = found == Some(then)
+                    let equal = found.unwrap_or(NULL_ANSWER) == then
                         || found.and_then(|found| compare(found, then)) == Some(Ordering::Equal);
                     (equal, format!("{told}, and {then} at the snapshot"))
                 }

@@ -206,6 +206,8 @@ impl Capture {
         let mut warnings = Vec::new();
         let outside = self.sort_out(&mut tables, &mut warnings);
         warn_of(&definitions, &mut warnings);
+        let questions = &self.options.questions;
+        super::answers::gather(&mut control, questions, &mut facts, &mut warnings).await?;
         facts.insert("consistency".into(), consistency.fact().into());
         if consistency != Consistency::Locked {
             warnings.push(format!("read by {}", consistency.fact()));

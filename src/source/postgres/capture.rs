@@ -16,7 +16,7 @@ use super::catalog::{self, Found};
 use super::client::{Client, LOCK_WAIT_MS};
 use super::error::Error;
 use super::structure::{self, ARCHIVE};
-use super::{facts, quote, ranges, rows, state, tools};
+use super::{answers, facts, quote, ranges, rows, state, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, StructurePart, Table, TableName};
 use crate::source::address::{ServerUrl, SourceOptions, SourceUrl};
@@ -369,6 +369,7 @@ impl Capture {
         let mut facts = facts::read(main).await?;
         let kept = facts::dependents(main).await?;
         let mut warnings = Vec::new();
+        answers::gather(main, &self.options.questions, &mut facts, &mut warnings).await?;
         let (mut tables, excluded) = self.choose(found, &kept, &facts, &mut warnings)?;
         let archive = self
             .dump(major, &begun.snapshot, &excluded, &mut facts, &mut warnings)

@@ -16,11 +16,12 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::client::Client;
 use super::error::Error;
+use super::listing::{Listing, Which};
 use super::structure::{self, ARCHIVE, State};
 use super::{archive, empty, load, quote, rows, settle, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, Table};
-use crate::source::address::{ServerUrl, SourceUrl, TargetOptions};
+use crate::source::address::{Extent, ServerUrl, SourceUrl, TargetOptions};
 use crate::source::{PieceReceiver, PieceSender, Published, Target};
 
 /// The PostgreSQL database at `url`, to be made.
@@ -417,8 +418,21 @@ impl Making {
             }
         };
         let archive = InMemory::new(renamed.as_deref().unwrap_or(archive))?;
-        self.restore(&tool, &server, &archive, &["--section=pre-data".into()])
-            .await?;
+        let mut arguments = vec!["--section=pre-data".to_owned()];
+        // Held until it has been read.
+        let mut list = None;
+        if self.options.extent == Extent::WithoutSuperuser {
+            let listing = Listing {
+                tool: &tool,
+                path: archive.path(),
+                state: &state,
+                extent: self.options.extent,
+            };
+            let chosen = listing.entries(Which::All).await?;
+            let chosen = list.insert(InMemory::new(chosen.as_bytes())?);
+            arguments.push(format!("--use-list={}", chosen.path()));
+        }
+        self.restore(&tool, &server, &archive, &arguments).await?;
         settle::create_large_objects(&mut side, &state).await?;
         Ok(Prepared {
             server,
@@ -430,6 +444,15 @@ impl Making {
             idle: SyncMutex::default(),
             slots: Semaphore::new(self.parallel()),
         })
+    }
+
+    fn listing<'a>(&self, prepared: &'a Prepared) -> Listing<'a> {
+        Listing {
+            tool: &prepared.tool,
+            path: prepared.archive.path(),
+            state: &prepared.state,
+            extent: self.options.extent,
+        }
     }
 
     /// Runs `pg_restore` on the archive with further arguments.
@@ -462,8 +485,9 @@ impl Making {
     async fn complete(&mut self, structure: &Structure) -> Result<(), Error> {
         let _ = structure;
         let prepared = self.prepared()?;
-        let chosen = |later: bool| entries(prepared, later);
-        let (now, later) = (chosen(false).await?, chosen(true).await?);
+        let listing = self.listing(prepared);
+        let now = listing.entries(Which::Now).await?;
+        let later = listing.entries(Which::Later).await?;
         let list = InMemory::new(now.as_bytes())?;
         let arguments = [
             "--section=post-data".to_owned(),
@@ -493,8 +517,12 @@ impl Making {
 
     async fn put_in_place(&mut self) -> Result<Published, Error> {
         let prepared = self.prepared()?;
-        let later = entries(prepared, true).await?;
-        if later.contains(" EVENT TRIGGER ") {
+        let later = self.listing(prepared).entries(Which::Later).await?;
+        let has_triggers = later.contains(" EVENT TRIGGER ");
+        if has_triggers && self.options.extent == Extent::WithoutSuperuser {
+            let warning = "event triggers are left out: only a superuser could make them";
+            self.warnings.push(warning.into());
+        } else if has_triggers {
             let list = InMemory::new(later.as_bytes())?;
             let arguments = [
                 "--section=post-data".to_owned(),
@@ -544,27 +572,6 @@ async fn rename(client: &mut Client, sql: &str) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The archive's entries as a list for `pg_restore`: those that come with indexes and keys or,
-/// `later`, those that must come after everything. Foreign keys into tables without rows are in
-/// neither.
-async fn entries(prepared: &Prepared, later: bool) -> Result<String, Error> {
-    let arguments = ["--list".to_owned(), prepared.archive.path()];
-    let listed = tools::run(&prepared.tool, None, &arguments, None).await?;
-    let listed = String::from_utf8_lossy(&listed.bytes).into_owned();
-    let unchecked: Vec<String> = prepared
-        .state
-        .unchecked_keys
-        .iter()
-        .map(|(schema, table, name, _)| format!(" FK CONSTRAINT {schema} {table} {name} "))
-        .collect();
-    let last = [" EVENT TRIGGER ", " SUBSCRIPTION "];
-    let chosen = listed.lines().filter(|line| {
-        let is_last = last.iter().any(|kind| line.contains(kind));
-        is_last == later && !unchecked.iter().any(|key| line.contains(key.as_str()))
-    });
-    Ok(chosen.collect::<Vec<_>>().join("\n") + "\n")
 }
 
 async fn server_major(client: &mut Client) -> Result<u32, Error> {

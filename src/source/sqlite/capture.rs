@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::file::{self, Opened};
+use super::scratch::value;
 use super::worker::Worker;
 use super::{Error, catalog, rows};
 use crate::failure::AnyFailure;
 use crate::row::schema::{Structure, Table};
-use crate::source::address::SourceOptions;
+use crate::source::address::{NULL_ANSWER, QUESTION_TIME_MAX, SourceOptions};
 use crate::source::{Order, PieceSender, Source};
 
 /// A database file to be read.
@@ -52,7 +53,19 @@ impl Source for SqliteSource {
             }
             Ok((connection, (opened, structure)))
         });
-        let (worker, (opened, structure)) = start.await?;
+        let (worker, (opened, mut structure)) = start.await?;
+        for question in &self.options.questions {
+            let fact = question.fact.clone();
+            match answer(&worker, question.sql.clone()).await? {
+                Ok(answer) => {
+                    let answer = answer.unwrap_or_else(|| NULL_ANSWER.to_owned());
+                    structure.facts.insert(fact, answer);
+                }
+                Err(what) => structure
+                    .warnings
+                    .push(format!("{fact} has no answer: {what}")),
+            }
+        }
         self.open = Some((worker, opened));
         Ok(structure)
     }
@@ -93,6 +106,18 @@ impl Source for SqliteSource {
         closed.map_err(|error| Error::from_sqlite(&opened.path, "closing it", error))?;
         opened.check_still()?;
         Ok(())
+    }
+}
+
+/// The answer of the database, or why it has none.
+async fn answer(worker: &Worker, sql: String) -> Result<Result<Option<String>, String>, Error> {
+    let asking = worker.call(move |connection| Ok(value(connection, &sql)));
+    match tokio::time::timeout(QUESTION_TIME_MAX, asking).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            worker.interrupt();
+            Ok(Err("it took too long".into()))
+        }
     }
 }
 

@@ -117,8 +117,8 @@ fn refused(what: impl Into<String>) -> AnyFailure {
     AnyFailure::new(Class::Conflict, what, Some(hint.into()))
 }
 
-/// The one value of `sql`.
-fn value(connection: &Connection, sql: &str) -> Result<Option<String>, String> {
+/// The one value of `sql`; none for NULL.
+pub fn value(connection: &Connection, sql: &str) -> Result<Option<String>, String> {
     let told = |error: rusqlite::Error| error.to_string();
     let mut statement = connection.prepare(sql).map_err(told)?;
     if statement.column_count() != 1 {
