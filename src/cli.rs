@@ -46,7 +46,7 @@ const HELP_COLUMNS: usize = 80;
 const GROUPS: &[(&str, &[&str])] = &[
     ("Protect", &["init", "backup", "daemon"]),
     ("Look", &["snapshots", "show", "stats", "verify", "ledger"]),
-    ("Keep", &["forget", "prune", "pin", "unpin", "tag"]),
+    ("Keep", &["forget", "prune", "pin", "unpin", "tag", "thaw"]),
     ("Records", &["find", "diff", "history"]),
     ("Recover", &["restore", "undelete", "drill", "export"]),
     ("Keys", &["key"]),
@@ -114,6 +114,8 @@ pub enum Verb {
     Unpin(retain::Unpin),
     /// Give a snapshot tags
     Tag(retain::Tag),
+    /// End a freeze, after a person has looked
+    Thaw(care::Thaw),
     /// Restore a snapshot into a new or an empty database
     Restore(recover::Restore),
     /// Bring records back into a live database
@@ -312,6 +314,7 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
         Verb::Pin(arguments) => stop.or(retain::pin(session, arguments)).await,
         Verb::Unpin(arguments) => stop.or(retain::unpin(session, arguments)).await,
         Verb::Tag(arguments) => stop.or(retain::tag(session, arguments)).await,
+        Verb::Thaw(arguments) => stop.or(care::thaw(session, arguments)).await,
         Verb::Undelete(arguments) => stop.or(undelete::undelete(session, arguments)).await,
         Verb::Find(arguments) => stop.or(recover::find(session, arguments)).await,
         Verb::Diff(arguments) => stop.or(compare::diff(session, arguments)).await,

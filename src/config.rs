@@ -6,6 +6,7 @@
 //! with a password in it that others may read is refused.
 
 pub mod drill;
+pub mod notify;
 pub mod plan;
 mod reading;
 pub mod relations;
@@ -14,6 +15,7 @@ pub mod secret;
 
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use chrono_tz::Tz;
@@ -26,6 +28,7 @@ use crate::retention::Policy;
 use crate::source::address::{SourceUrl, TablePattern};
 pub use reading::{Environment, Error};
 
+use notify::{Notify, NotifyText};
 use plan::{Daemon, DaemonText, SourcePlan};
 use reading::Reading;
 use repository::{Repository, RepositoryText};
@@ -44,6 +47,10 @@ pub struct Config {
     pub sources: Vec<Source>,
     /// What the daemon does by itself.
     pub daemon: Daemon,
+    /// Who hears of what.
+    pub notify: Notify,
+    /// Where the daemon answers requests.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A database to protect.
@@ -101,6 +108,10 @@ struct FileText {
     source: Vec<SourceText>,
     #[serde(default)]
     daemon: DaemonText,
+    #[serde(default)]
+    notify: NotifyText,
+    #[serde(default)]
+    http: plan::HttpText,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +142,9 @@ struct SourceText {
     jitter: Option<String>,
     deadline: Option<String>,
     verify: Option<plan::VerifyText>,
+    alarm: Option<plan::AlarmText>,
+    alarm_rows: Option<u64>,
+    alarm_percent: Option<f64>,
     relations: Option<String>,
     #[serde(default)]
     relation: Vec<relations::RuleText>,
@@ -185,6 +199,8 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> 
         repository: config.repository,
         sources: config.sources.into_iter().map(|(one, _)| one).collect(),
         daemon: config.daemon,
+        notify: config.notify,
+        listen: config.listen,
     })
 }
 
@@ -193,6 +209,8 @@ struct Parsed {
     /// Each source, and whether its password stands in the file itself.
     sources: Vec<(Source, bool)>,
     daemon: Daemon,
+    notify: Notify,
+    listen: Option<SocketAddr>,
 }
 
 fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed, Error> {
@@ -213,6 +231,8 @@ fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed
         repository: reading.repository(file.repository)?,
         sources,
         daemon,
+        notify: reading.notify(file.notify)?,
+        listen: reading.http_listen(file.http)?,
     })
 }
 
@@ -298,6 +318,7 @@ impl Reading<'_> {
                 deadline: text.deadline,
                 verify: text.verify,
                 drill: drill.schedule.clone(),
+                alarm: (text.alarm, text.alarm_rows, text.alarm_percent),
             },
             (daemon, timezone),
         )?;

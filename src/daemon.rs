@@ -5,9 +5,14 @@
 //! from above. Invariant: a planned run is known by its job and its instant, and is noted on disk
 //! before it starts, so that neither a restart nor a stepped clock does it twice.
 
+pub mod alerts;
 pub mod board;
+pub mod desk;
+pub mod ground;
 pub mod history;
+pub mod http;
 pub mod job;
+pub mod metrics;
 pub mod plan;
 pub mod runner;
 pub mod serve;

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod drill;
 pub mod export;
 pub mod find;
+pub mod freeze;
 pub mod history;
 pub mod init;
 pub mod keys;

@@ -4,8 +4,8 @@
 //! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
 //!
 //! - ground: [`failure`], [`failpoint`], [`planted`], [`clock`], [`random`], [`id`]
-//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`], [`schedule`]
-//! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`]
+//! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`], [`schedule`], [`unusual`]
+//! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`], [`notify`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
 //! - jobs, one file a verb: [`job`]
 //! - faces: [`config`], [`daemon`], [`cli`], [`demo`]
@@ -29,12 +29,15 @@ pub mod format;
 
 pub mod retention;
 pub mod schedule;
+pub mod unusual;
 
 pub mod store;
 
 pub mod recipient;
 pub mod source;
 pub mod state;
+
+pub mod notify;
 
 pub mod repo;
 

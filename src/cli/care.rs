@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::failure::{AnyFailure, Class};
 use crate::format::ledger::Event;
 use crate::id::{ObjectId, SourceName};
-use crate::job::{Opened, doctor};
+use crate::job::{Opened, doctor, freeze};
 use crate::repo::catalog::{Catalog, Source};
 use crate::repo::ledger::{self, Linked};
 use crate::row::schema::Table;
@@ -274,6 +274,42 @@ async fn accept(opened: &Opened, name: &SourceName, wanted: Accepted) -> Result<
 
 /// How many runs of a schedule are shown.
 const RUNS_SHOWN: usize = 5;
+
+/// Arguments of `thaw`.
+#[derive(Args, Clone, Debug)]
+pub struct Thaw {
+    /// The source
+    #[arg(value_name = "SOURCE")]
+    pub source: SourceName,
+    /// What was found, for the ledger
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+#[derive(Serialize)]
+struct ThawDocument {
+    thawed: String,
+    was: String,
+}
+
+/// Runs `thaw`.
+///
+/// # Errors
+/// Conflict: the source is not frozen; Denied: this key may not forget.
+pub async fn thaw(session: &Session, arguments: &Thaw) -> Result<u8, AnyFailure> {
+    let opened = session.open().await?;
+    let (name, reason) = (&arguments.source, arguments.reason.clone());
+    let was = freeze::thaw(&opened, name, reason).await?;
+    if session.output.is_json() {
+        let thawed = name.to_string();
+        session.output.document(&ThawDocument { thawed, was })?;
+        return Ok(0);
+    }
+    let was = render::plain(&was);
+    let text = format!("{name} is thawed; it was frozen for: {was}\n");
+    session.output.done(&text)?;
+    Ok(0)
+}
 
 /// Arguments of `doctor`.
 #[derive(Args, Clone, Debug)]

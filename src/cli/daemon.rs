@@ -12,22 +12,25 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use crate::cli::care;
+use crate::cli::database;
 use crate::cli::protect;
 use crate::cli::retain;
 use crate::cli::session::{Place, Session};
 use crate::daemon::board::Bounds;
+use crate::daemon::ground::{Ground, Setup};
 use crate::daemon::job::{Run, Task};
 use crate::daemon::plan::jobs;
 use crate::daemon::runner::{Report, Taken, Watch, Worker};
-use crate::daemon::serve::{self, Ground, Plans, Setup};
+use crate::daemon::serve::{self, Plans};
 use crate::failure::{AnyFailure, Class};
 use crate::id::SourceName;
 use crate::job::maintain::{self, ForgetRequest, ForgetSource, PruneRequest, Times};
 use crate::job::verify::{self, Data};
-use crate::job::{Context, Opened, backup};
+use crate::job::{Context, Opened, backup, drill};
 use crate::repo::catalog::Snapshot;
 use crate::repo::intent;
 use crate::repo::prune::Limits;
+use crate::source::address::Ownership;
 use crate::state::State;
 
 /// Arguments of `daemon`.
@@ -74,6 +77,10 @@ impl Plans for FromFile<'_> {
                 retry: daemon.retry,
             },
             stall: daemon.stall,
+            repeat: session.config.notify.repeat,
+            channels: session.config.notify.channels(&session.clock)?,
+            listen: session.config.listen,
+            heartbeat: session.config.notify.heartbeat()?,
             worker: Arc::new(Verbs(session)),
         })
     }
@@ -117,6 +124,7 @@ async fn work(session: &Session, opened: &Opened, run: &Run) -> Result<Report, A
         (Task::Forget, Some(name)) => stop.or(forget(session, opened, name)).await,
         (Task::Verify, name) => stop.or(verify(session, opened, name.as_ref())).await,
         (Task::Prune, _) => stop.or(prune(session, opened)).await,
+        (Task::Drill, Some(name)) => drill(session, opened, name).await,
         (task, _) => Err(AnyFailure::new(
             Class::Invalid,
             format!("the daemon cannot run {} yet", task.name()),
@@ -149,6 +157,13 @@ async fn backed_up(
     name: &SourceName,
 ) -> Result<Report, AnyFailure> {
     let taken = protect::backup_configured(session, opened, name).await?;
+    let mut sources = session.config.sources.iter();
+    let unusual = match sources.find(|one| one.name == *name) {
+        Some(config) => protect::watch_change(session, opened, config).await,
+        None => None,
+    };
+    let catalog = opened.catalog().await?;
+    let is_frozen = catalog.source(name)?.frozen.is_some();
     let totals = &taken.record.totals;
     Ok(Report {
         told: format!(
@@ -162,6 +177,8 @@ async fn backed_up(
             taken.head.hash,
         ),
         taken: Some(told(&taken)),
+        is_frozen: Some(is_frozen),
+        unusual: unusual.map(|alarm| (alarm.reason(), alarm.remedies())),
         ..Report::default()
     })
 }
@@ -189,6 +206,12 @@ async fn forget(
     let Some(policy) = policy else {
         return Ok(Report::default());
     };
+    if let Some(why) = &opened.catalog().await?.source(name)?.frozen {
+        return Ok(Report {
+            told: format!("nothing is forgotten while the source is frozen: {why}"),
+            ..Report::default()
+        });
+    }
     let request = ForgetRequest {
         sources: vec![ForgetSource {
             name: name.clone(),
@@ -202,6 +225,54 @@ async fn forget(
     let (kept, gone) = (outcome.kept.len(), outcome.forgotten.len());
     Ok(Report {
         told: format!("kept {kept} snapshots, forgot {gone}"),
+        ..Report::default()
+    })
+}
+
+async fn drill(
+    session: &Session,
+    opened: &Opened,
+    name: &SourceName,
+) -> Result<Report, AnyFailure> {
+    let catalog = opened.catalog().await?;
+    let mut sources = session.config.sources.iter();
+    let config = sources.find(|one| one.name == *name);
+    let expected = config
+        .map(|one| one.drill.expected.clone())
+        .unwrap_or_default();
+    let request = drill::Request {
+        snapshot: catalog.at(name, None)?,
+        choice: drill::Choice::Newest,
+        scratch: None,
+        options: database::target_options(session, None, Ownership::default()),
+        expected: &expected,
+        began: session.clock.elapsed(),
+        began_at: session.clock.now(),
+        from_recovery: false,
+    };
+    let outcome = drill::run(opened, &request, session.stop.wait()).await?;
+    let id = outcome.snapshot.record.id.short();
+    let (rto, rpo) = (outcome.rto().as_secs(), outcome.rpo.as_secs());
+    if let Some(class) = outcome.class() {
+        let wrong = outcome.checks.iter().filter(|check| !check.ok);
+        let wrong: Vec<String> = wrong
+            .map(|check| format!("{}: {}", check.name, check.detail))
+            .chain(outcome.failure.iter().map(ToString::to_string))
+            .collect();
+        return Err(AnyFailure::new(
+            class,
+            format!("the drill of snapshot {id} found {}", wrong.join("; ")),
+            Some(format!(
+                "'rowvault drill {name} --report FILE.html' shows all of it"
+            )),
+        ));
+    }
+    Ok(Report {
+        told: format!(
+            "snapshot {id} came back as expected: {} rows in {rto} s (RTO), {rpo} s old (RPO)",
+            outcome.rows
+        ),
+        warnings: outcome.warnings,
         ..Report::default()
     })
 }

@@ -15,12 +15,13 @@ use crate::cli::database::{self, Chosen};
 use crate::cli::output::{Style, failure_text};
 use crate::cli::render;
 use crate::cli::session::{Place, Session, ask_new};
+use crate::config::plan::Alarm;
 use crate::config::secret;
 use crate::crypto::keyslot::PassphraseCost;
 use crate::failure::{AnyFailure, Class};
 use crate::format::repository::CHUNK_TARGET_BYTES;
 use crate::id::SourceName;
-use crate::job::{Opened, Progress, backup, init};
+use crate::job::{Opened, Progress, backup, freeze, init, maintain};
 use crate::repo::intent;
 use crate::source::open;
 use crate::store::Root;
@@ -201,6 +202,9 @@ pub async fn backup(session: &Session, arguments: &Backup) -> Result<u8, AnyFail
     for one in &chosen {
         match backup_one(session, &opened, one, arguments).await {
             Ok(taken) => {
+                if let Some(config) = one.config {
+                    watch_change(session, &opened, config).await;
+                }
                 if !session.output.is_json() {
                     session.output.done(&taken_text(&taken))?;
                 }
@@ -265,6 +269,57 @@ fn chosen<'a>(session: &'a Session, arguments: &Backup) -> Result<Vec<Chosen<'a>
         chosen.push(one);
     }
     Ok(chosen)
+}
+
+/// Compares the newest snapshot of a source with those before it. What is unusual is told, pins the
+/// snapshot before, and freezes the source, as far as the configuration wants it.
+pub async fn watch_change(
+    session: &Session,
+    opened: &Opened,
+    config: &crate::config::Source,
+) -> Option<freeze::Alarm> {
+    if config.plan.alarm == Alarm::Off {
+        return None;
+    }
+    let looked = look(opened, config).await;
+    let alarm = looked.unwrap_or_else(|error| {
+        tracing::warn!(
+            "{}: whether it is as usual is not known: {error}",
+            config.name
+        );
+        None
+    })?;
+    session.screen.warn(&format!(
+        "unusual change of {}: {}",
+        config.name,
+        alarm.reason()
+    ));
+    for command in alarm.remedies() {
+        session
+            .screen
+            .warn(&format!("what it would bring back: {command}"));
+    }
+    Some(alarm)
+}
+
+async fn look(
+    opened: &Opened,
+    config: &crate::config::Source,
+) -> Result<Option<freeze::Alarm>, AnyFailure> {
+    let request = freeze::Request {
+        name: config.name.clone(),
+        zone: config.timezone,
+        floor: config.plan.floor,
+    };
+    let Some(alarm) = freeze::look(opened, &request).await? else {
+        return Ok(None);
+    };
+    if config.plan.alarm == Alarm::Freeze {
+        let reason = alarm.reason();
+        maintain::pin(opened, &alarm.quiet, &format!("before {reason}"), None).await?;
+        freeze::freeze(opened, &config.name, reason).await?;
+    }
+    Ok(Some(alarm))
 }
 
 /// Takes a snapshot of a source of the configuration, with its commands before and after.

@@ -3,6 +3,7 @@
 //! A source's own words win over those of `[daemon]`, and those over the defaults here. Invariant:
 //! every schedule is read in its zone and comes due some day, or the file is refused.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -13,6 +14,7 @@ use crate::failure::Failure;
 use crate::job::verify::Data;
 use crate::repo::prune::MAX_DELETE_PERCENT;
 use crate::schedule::Schedule;
+use crate::unusual::Floor;
 
 /// How many jobs run at once.
 const JOBS: usize = 2;
@@ -100,6 +102,28 @@ pub struct SourcePlan {
     pub verify: Option<VerifyPlan>,
     /// Its drills.
     pub drill: Option<When>,
+    /// What an unusual change does.
+    pub alarm: Alarm,
+    /// What is never unusual.
+    pub floor: Floor,
+}
+
+/// What an unusual change does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Alarm {
+    /// It stops forgetting and pruning, and is told.
+    #[default]
+    Freeze,
+    /// It is told.
+    Warn,
+    /// Nobody looks.
+    Off,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HttpText {
+    listen: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -133,6 +157,14 @@ pub(super) struct PruneText {
     deadline: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AlarmText {
+    Freeze,
+    Warn,
+    Off,
+}
+
 /// What a source says of time.
 pub(super) struct SourceText {
     pub schedule: Option<String>,
@@ -140,6 +172,7 @@ pub(super) struct SourceText {
     pub deadline: Option<String>,
     pub verify: Option<VerifyText>,
     pub drill: Option<String>,
+    pub alarm: (Option<AlarmText>, Option<u64>, Option<f64>),
 }
 
 /// What a job says of time, and what it falls back to.
@@ -152,6 +185,19 @@ struct WhenText {
 }
 
 impl Reading<'_> {
+    /// Where the daemon answers requests; without tokens that is this host alone.
+    pub(super) fn http_listen(&self, text: HttpText) -> Result<Option<SocketAddr>, Error> {
+        let Some(text) = self.text("http", text.listen)? else {
+            return Ok(None);
+        };
+        let address: Option<SocketAddr> = text.parse().ok();
+        let address = address.filter(|address| address.ip().is_loopback());
+        address.map(Some).ok_or_else(|| {
+            let what = format!("listen: {text:?} is no address of this host alone");
+            self.wrong("http", what, Some("write it as 127.0.0.1:7117".into()))
+        })
+    }
+
     pub(super) fn daemon(&self, text: DaemonText) -> Result<Daemon, Error> {
         let place = "daemon";
         let default = Daemon::default();
@@ -217,7 +263,25 @@ impl Reading<'_> {
             backup,
             verify: verify.transpose()?,
             drill: drill.transpose()?,
+            alarm: match text.alarm.0 {
+                Some(AlarmText::Off) => Alarm::Off,
+                Some(AlarmText::Warn) => Alarm::Warn,
+                Some(AlarmText::Freeze) | None => Alarm::Freeze,
+            },
+            floor: self.floor(place, text.alarm.1, text.alarm.2)?,
         })
+    }
+
+    fn floor(&self, place: &str, rows: Option<u64>, percent: Option<f64>) -> Result<Floor, Error> {
+        let default = Floor::default();
+        let floor = Floor {
+            rows: rows.unwrap_or(default.rows),
+            percent: percent.unwrap_or(default.percent),
+        };
+        match (0.0..=100.0).contains(&floor.percent) {
+            true => Ok(floor),
+            false => Err(self.wrong(place, "alarm_percent must be 0 to 100".into(), None)),
+        }
     }
 
     fn verify(
@@ -304,7 +368,7 @@ impl Reading<'_> {
     }
 
     /// A span of time that something ends at.
-    fn limit(
+    pub(super) fn limit(
         &self,
         place: &str,
         named: (&str, Option<String>),

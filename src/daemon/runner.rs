@@ -58,6 +58,10 @@ pub struct Report {
     pub damaged: Vec<String>,
     /// The snapshot that was taken.
     pub taken: Option<Taken>,
+    /// What is unusual in it, and the commands that show how to bring rows back.
+    pub unusual: Option<(String, Vec<String>)>,
+    /// Whether the source is frozen, where that was looked at.
+    pub is_frozen: Option<bool>,
 }
 
 /// What does the work of a job.

@@ -10,14 +10,14 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::clock::Clock;
-use crate::daemon::board::{Board, Bounds, Notice};
+use crate::daemon::board::{Board, Notice};
+use crate::daemon::desk::Desk;
+use crate::daemon::ground::{Ground, Setup};
 use crate::daemon::history::{History, Past};
-use crate::daemon::job::{Job, Verdict};
-use crate::daemon::runner::{self, Ended, Running, Wish, Worker};
+use crate::daemon::http::{self, Window};
+use crate::daemon::job::Verdict;
+use crate::daemon::runner::{self, Ended, Running, Wish};
 use crate::failure::{AnyFailure, Class};
-use crate::random::Random;
-use crate::state::State;
 
 /// The file of the history.
 const HISTORY_FILE: &str = "history.json";
@@ -25,18 +25,6 @@ const HISTORY_FILE: &str = "history.json";
 const TICK: Duration = Duration::from_secs(1);
 /// How long jobs may take to stop with the daemon.
 const PATIENCE: Duration = Duration::from_secs(18);
-
-/// What the configuration makes of the daemon.
-pub struct Setup {
-    /// What is done.
-    pub jobs: Vec<Job>,
-    /// Bounds over all jobs.
-    pub bounds: Bounds,
-    /// How long a job may show no progress.
-    pub stall: Duration,
-    /// What does it.
-    pub worker: Arc<dyn Worker>,
-}
 
 /// Where setups come from.
 pub trait Plans {
@@ -47,21 +35,13 @@ pub trait Plans {
     fn setup(&self) -> Result<Setup, AnyFailure>;
 }
 
-/// What the daemon stands on.
-pub struct Ground {
-    /// Its own directory of local state.
-    pub state: State,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// Randomness.
-    pub random: Arc<dyn Random>,
-}
-
 struct Daemon<'a> {
     ground: &'a Ground,
     setup: Setup,
     board: Board,
     running: Vec<Running>,
+    desk: Desk,
+    window: Arc<Window>,
     ended: mpsc::UnboundedSender<Ended>,
 }
 
@@ -78,11 +58,19 @@ pub async fn serve(ground: Ground, plans: &dyn Plans, mut wish: Wish) -> Result<
     let now = ground.clock.now();
     let board = Board::new(setup.jobs.clone(), setup.bounds, history, now);
     let (ended, mut ends) = mpsc::unbounded_channel();
+    let window = Arc::new(Window::new(ground.clock.clone()));
+    window.metrics.remember(&setup.jobs, board.history());
+    if let Some(address) = setup.listen {
+        let address = http::listen(address, window.clone()).await?;
+        tracing::info!("listening at http://{address}");
+    }
     let mut daemon = Daemon {
         ground: &ground,
         setup,
         board,
         running: Vec::new(),
+        desk: Desk::open(&ground)?,
+        window,
         ended,
     };
     let mut reload = hangups()?;
@@ -91,6 +79,8 @@ pub async fn serve(ground: Ground, plans: &dyn Plans, mut wish: Wish) -> Result<
     loop {
         daemon.start_due();
         daemon.watch();
+        daemon.desk.repeat(&ground, &daemon.setup);
+        daemon.show();
         let pause = daemon.pause();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -147,6 +137,7 @@ impl Daemon<'_> {
         }
         for notice in notices {
             tell_notice(&notice);
+            self.desk.notice(self.ground, &self.setup, &notice);
         }
         for run in runs {
             tracing::info!("{run} begins");
@@ -205,6 +196,8 @@ impl Daemon<'_> {
         };
         let verdict = self.board.end(run, past, now);
         self.save();
+        self.desk.settled(self.ground, &self.setup, &end, verdict);
+        self.window.metrics.ended(&end, now);
         match (&end.outcome, verdict) {
             (Ok(report), _) => {
                 tracing::info!("{run}: {}", report.told);
@@ -249,6 +242,12 @@ impl Daemon<'_> {
         }
     }
 
+    /// Shows that the loop turns, and what stands on the board.
+    fn show(&self) {
+        self.window.turn();
+        self.window.metrics.planned(&self.board.jobs());
+    }
+
     /// How long nothing happens by itself, as far as is known.
     fn pause(&self) -> Duration {
         let now = self.ground.clock.now();
@@ -276,6 +275,7 @@ impl Daemon<'_> {
         if tokio::time::timeout(PATIENCE, all).await.is_err() {
             tracing::warn!("some jobs did not stop in time");
         }
+        self.desk.close().await;
         self.save();
     }
 }

@@ -12,14 +12,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::cli_desk::Desk;
 
 /// A daemon whose words are written to a file of the desk.
-struct Daemon<'a> {
+pub struct Daemon<'a> {
     desk: &'a Desk,
     child: Child,
     log: String,
 }
 
 impl<'a> Daemon<'a> {
-    fn start(desk: &'a Desk, log: &str) -> Daemon<'a> {
+    /// Starts it.
+    pub fn start(desk: &'a Desk, log: &str) -> Daemon<'a> {
         let told = File::create(desk.path(log)).unwrap();
         let mut command = desk.command(&["daemon"]);
         let child = command.stdout(Stdio::null()).stderr(told).spawn().unwrap();
@@ -27,13 +28,14 @@ impl<'a> Daemon<'a> {
         Daemon { desk, child, log }
     }
 
-    fn told(&self) -> String {
+    /// All that it told.
+    pub fn told(&self) -> String {
         std::fs::read_to_string(self.desk.path(&self.log)).unwrap()
     }
 
     /// Waits until it has told all of `words`.
     #[track_caller]
-    fn until(&self, words: &[&str]) {
+    pub fn until(&self, words: &[&str]) {
         for _ in 0..6000 {
             let told = self.told();
             if words.iter().all(|word| told.contains(word)) {
@@ -44,13 +46,25 @@ impl<'a> Daemon<'a> {
         panic!("{words:?} did not all come: {}", self.told());
     }
 
+    /// Waits until `seen`.
+    #[track_caller]
+    pub fn until_it(&self, what: &str, seen: impl Fn(&Daemon<'a>) -> bool) {
+        for _ in 0..6000 {
+            if seen(self) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{what}: not yet: {}", self.told());
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
     /// Sends SIGTERM; gives the exit code.
-    fn end(mut self) -> Option<i32> {
+    pub fn end(mut self) -> Option<i32> {
         let asked = Instant::now();
         self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
@@ -74,16 +88,19 @@ fn daemon_backs_up_forgets_prunes_and_verifies_by_itself() {
         "rowvault.toml",
         "[daemon]\nprune = { schedule = '*/3 * * * * *' }\n\
          verify = { schedule = '*/4 * * * * *', data = '10%' }\n\
-         [[source]]\nurl = 'sqlite:crm.db'\nschedule = '*/2 * * * * *'\nkeep = { last = 2 }\n",
+         [[source]]\nurl = 'sqlite:crm.db'\nschedule = '*/2 * * * * *'\nkeep = { last = 2 }\n\
+         drill = { schedule = '*/5 * * * * *' }\n",
     );
     let daemon = Daemon::start(&desk, "log");
     daemon.until(&[
         "probe of",
         "backup crm: next at",
         "snapshot ",
-        "kept 2 snapshots, forgot 1",
+        // The newest that was verified is kept too.
+        " snapshots, forgot 1",
         "snapshots are whole",
         "freed ",
+        "came back as expected",
     ]);
     let twice = Daemon::start(&desk, "log of another");
     twice.until(&["is running already"]);

@@ -74,6 +74,7 @@ const HOUSE: &[(&str, Children)] = &[
     ),
     ("retention", Children::None),
     ("schedule", Children::None),
+    ("unusual", Children::None),
     ("store", Children::Free),
     ("recipient", Children::None),
     (

@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "format",
     "retention",
     "schedule",
+    "unusual",
 ];
 /// What would be outside.
 const OUTSIDE: &[&str] = &[

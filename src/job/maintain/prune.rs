@@ -164,6 +164,7 @@ async fn maintain(
         false => lease.renewed_at(),
     };
     let found = survey(opened, request, now).await?;
+    check_thawed(&found.catalog)?;
     let (index, manifests) = (found.index.clone(), found.manifests.clone());
     let (catalog, needed) = (found.catalog.clone(), found.plan.kept.clone());
     let mut planned = found.outcome();
@@ -201,6 +202,23 @@ async fn void(opened: &Opened, now: Timestamp) -> Result<(), AnyFailure> {
         intent::remove(&opened.vault, standing.id).await?;
     }
     Ok(())
+}
+
+/// While a person has to look at a source, what was forgotten of it before may be what is needed;
+/// packs are shared, so that nothing is deleted then.
+fn check_thawed(catalog: &Catalog) -> Result<(), AnyFailure> {
+    let frozen = catalog.sources.values().find_map(|source| {
+        let why = source.frozen.as_ref()?;
+        Some((&source.name, why))
+    });
+    let Some((name, why)) = frozen else {
+        return Ok(());
+    };
+    Err(AnyFailure::new(
+        Class::Conflict,
+        format!("source {name} is frozen, and nothing is deleted: {why}"),
+        Some(format!("look at it, then 'rowvault thaw {name}'")),
+    ))
 }
 
 /// All that was read, and what may be done about it.
