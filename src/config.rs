@@ -12,6 +12,7 @@ mod reading;
 pub mod relations;
 pub mod repository;
 pub mod secret;
+pub mod traffic;
 
 use std::fs::File;
 use std::io::Read;

@@ -130,12 +130,13 @@ impl Session {
     }
 
     fn store_options(&self, root: Root) -> StoreOptions {
-        StoreOptions {
+        let repository = &self.config.repository;
+        repository.traffic.limit(StoreOptions {
             root,
-            lock: self.config.repository.lock,
-            s3: self.config.repository.s3.clone(),
+            lock: repository.lock,
+            s3: repository.s3.clone(),
             ..StoreOptions::default()
-        }
+        })
     }
 
     /// The storage of the repository, which may not be one yet.

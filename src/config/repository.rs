@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::config::reading::{Error, Reading};
+use crate::config::traffic::Traffic;
 use crate::store::{Addressing, PlainHttp, S3Options};
 
 /// The shortest and the longest time that objects may be locked.
@@ -32,6 +33,8 @@ pub struct Repository {
     pub lock: Option<Duration>,
     /// What S3 needs to be told.
     pub s3: S3Options,
+    /// How fast the storage is used.
+    pub traffic: Traffic,
 }
 
 #[derive(Default, Deserialize)]
@@ -45,6 +48,7 @@ pub(super) struct RepositoryText {
     lock: Option<String>,
     #[serde(default)]
     s3: S3Text,
+    traffic: Option<Traffic>,
 }
 
 #[derive(Default, Deserialize)]
@@ -88,6 +92,7 @@ impl Reading<'_> {
             lock: self.lock(text.lock)?,
             maintenance_host: self.text("repository.maintenance_host", text.maintenance_host)?,
             s3: self.s3(text.s3)?,
+            traffic: text.traffic.unwrap_or_default(),
         })
     }
 

@@ -272,6 +272,33 @@ async fn a_repository_rolled_back_is_refused_and_nothing_is_swept() {
     assert_eq!(error.unwrap_err().class(), Class::Corrupt);
 }
 
+/// Two clients went on from one state, each in a copy of the repository: one of them has an entry
+/// that the other never saw.
+#[tokio::test(start_paused = true)]
+async fn a_forked_ledger_is_refused_by_whoever_saw_the_other_branch() {
+    let world = forgotten_first().await;
+    let client = world.client("a").await;
+    let fork = world.storage.snapshot();
+    let third = world.backup(&client, "crm", &rows(0, 50, "third")).await;
+    let third = third.unwrap();
+    world.storage.roll_back(&fork);
+    world.reported.lock().unwrap().remove(&third);
+    let other = world.client("b").await;
+    world
+        .backup(&other, "crm", &rows(0, 40, "fourth"))
+        .await
+        .unwrap();
+    let again = world.client("a").await;
+    let refused = world.backup(&again, "crm", &rows(0, 60, "fifth")).await;
+    let error = refused.unwrap_err();
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+    assert!(error.hint().unwrap().contains("--accept-head"), "{error}");
+    world.clock.advance(A_DAY);
+    let error = world.prune(&again).await.unwrap_err();
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+    world.check("forked").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn pins_hold_and_unpinned_snapshots_go() {
     let world = World::new(3).await;
