@@ -18,6 +18,7 @@ use super::error::Error;
 use super::structure::{self, ARCHIVE};
 use super::{answers, facts, quote, ranges, rows, state, tools};
 use crate::failure::{AnyFailure, Class};
+use crate::planted;
 use crate::row::schema::{Engine, Structure, StructurePart, Table, TableName};
 use crate::source::address::{ServerUrl, SourceOptions, SourceUrl};
 use crate::source::{Order, PieceSender, Source};
@@ -490,7 +491,8 @@ impl Capture {
                     "unlogged table {name} has no rows on a standby: its structure is kept"
                 ));
                 without("unlogged on a standby", &mut table);
-            } else if kind == 'r' && (hidden || !readable) {
+            } else if kind == 'r' && (hidden && !planted::is("row-level security on") || !readable)
+            {
                 filtered.push(name);
             }
             tables.push(table);
