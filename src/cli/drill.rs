@@ -29,6 +29,7 @@ use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::intent;
 use crate::repo::keys::Unlock;
 use crate::source::address::Ownership;
+use crate::source::scratch::room;
 use crate::store::{Root, StoreOptions};
 
 /// How many drills of the past the page and the list for people show.
@@ -193,8 +194,7 @@ async fn open(
             Some("'rowvault key recovery --out FILE' makes one".into()),
         ));
     }
-    let state = tempfile::Builder::new().prefix("rowvault-drill-").tempdir();
-    let state = state.map_err(crate::repo::value::Error::from)?;
+    let state = room::make().map_err(crate::repo::value::Error::from)?;
     let context = Context {
         repository: session.repository()?,
         // Whoever recovers has no configuration either: only what every storage needs.

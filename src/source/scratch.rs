@@ -3,6 +3,7 @@
 //! The database that is made there came from a backup and is not trusted. Invariant: a place is
 //! taken away with everything in it, whatever happened, and nothing else is.
 
+pub mod room;
 pub mod server;
 
 use std::time::Duration;

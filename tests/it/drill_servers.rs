@@ -233,6 +233,67 @@ fn mariadb_is_drilled_in_a_server_of_its_own_and_on_another() {
     );
 }
 
+/// A drill of `crm` in `room` that stands still in a question, its server started.
+fn standing(desk: &Desk, room: &TempDir) -> std::process::Child {
+    let text = "[[source]]\nname = \"crm\"\nurl = \"postgres://x/y\"\n[[source.check]]\n\
+                name = \"slow\"\nsql = \"SELECT pg_sleep(100)\"\nexpect = 1\n";
+    desk.write("rowvault.toml", text);
+    let mut command = desk.command(&["drill", "crm"]);
+    command.env("TMPDIR", room.path());
+    command.stdout(std::process::Stdio::null());
+    command.stderr(std::process::Stdio::null());
+    let child = command.spawn().unwrap();
+    wait_until_asked(room);
+    child
+}
+
+/// Waits until the server of the drill in `room` is up and its database is asked.
+fn wait_until_asked(room: &TempDir) {
+    let is_up = || {
+        let places = std::fs::read_dir(room.path()).unwrap().flatten();
+        let mut pids = places.map(|place| place.path().join("data/postmaster.pid"));
+        pids.any(|pid| std::fs::read_to_string(pid).is_ok_and(|text| text.contains("ready")))
+    };
+    for _ in 0..600 {
+        if is_up() {
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("no scratch server came up in 60 s");
+}
+
+#[test]
+fn stopped_drill_takes_its_server_away_and_a_killed_ones_is_taken_by_the_next() {
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    server.create("drill_stop");
+    server.sql(
+        "drill_stop",
+        "CREATE TABLE people (id int PRIMARY KEY); INSERT INTO people VALUES (1);",
+    );
+    let desk = desk_of(&server.url("drill_stop").to_string());
+    let place = room();
+    let left = || std::fs::read_dir(place.path()).unwrap().count();
+
+    let mut child = standing(&desk, &place);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!((child.wait().unwrap().code(), left()), (Some(1), 0));
+
+    let mut child = standing(&desk, &place);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(left(), 1);
+    desk.write("rowvault.toml", "");
+    let mut command = desk.command(&["drill", "crm"]);
+    command.env("TMPDIR", place.path());
+    let drilled = ran(command);
+    assert_eq!((drilled.code, left()), (0, 0), "{drilled:?}");
+}
+
 /// A CRM of about `rows` × 250 bytes, with what makes a restore slow: keys, indexes, a reference.
 fn big(server: &postgres_server::Server, rows: u64) {
     server.create("drill_big");

@@ -17,7 +17,7 @@ const BOTTOM: f64 = 24.0;
 /// A bar is at least so high, so that a fast drill is seen.
 const BAR_MIN: f64 = 2.0;
 /// A target that is so many times the highest bar would press all bars flat: it is not drawn.
-const TARGET_FAR: u32 = 12;
+const TARGET_FAR: u32 = 6;
 /// A bar is at most so wide, so that a single drill is no block.
 const BAR_MAX: f64 = 36.0;
 

@@ -208,12 +208,18 @@ fn history(out: &mut String, expected: &Expected, past: &[Past]) {
         };
         past.iter().map(bar).collect()
     };
+    let target = |limit: Option<Duration>| {
+        let told = limit.map(|limit| format!("; target {}", render::duration(limit)));
+        told.unwrap_or_default()
+    };
     let _ = write!(
         out,
-        "<section><h2>The last {}</h2>\n<figure><figcaption>RTO, time to recover</figcaption>{}</figure>\n\
-         <figure><figcaption>RPO, age of the snapshot</figcaption>{}</figure>\n",
+        "<section><h2>The last {}</h2>\n<figure><figcaption>RTO, time to recover{}</figcaption>{}</figure>\n\
+         <figure><figcaption>RPO, age of the snapshot{}</figcaption>{}</figure>\n",
         render::counted(past.len() as u64, "drill"),
+        target(expected.rto),
         chart::bars("RTO", &bars(&|past| past.rto), expected.rto),
+        target(expected.rpo),
         chart::bars("RPO", &bars(&|past| past.rpo), expected.rpo),
     );
     out.push_str(

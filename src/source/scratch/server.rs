@@ -53,10 +53,8 @@ impl Own {
             false => None,
             true => Some(ids_of(user)?),
         };
-        let directory = tempfile::Builder::new()
-            .prefix("rowvault-drill-")
-            .tempdir()
-            .map_err(|error| unmade(&std::env::temp_dir(), &error))?;
+        let directory =
+            super::room::make().map_err(|error| unmade(&std::env::temp_dir(), &error))?;
         let path = directory.path().to_owned();
         let own = Own {
             directory,

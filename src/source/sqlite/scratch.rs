@@ -21,7 +21,7 @@ use crate::failure::{AnyFailure, Class};
 use crate::id::hex;
 use crate::row::schema::Structure;
 use crate::source::address::{SourceUrl, TargetOptions};
-use crate::source::scratch::{Broken, Ready, Scratch};
+use crate::source::scratch::{Broken, Ready, Scratch, room};
 
 /// A scratch file, by its address or in a temporary directory.
 pub struct SqliteScratch {
@@ -165,9 +165,8 @@ impl Scratch for SqliteScratch {
                 _directory: None,
             },
             None => {
-                let directory = tempfile::Builder::new().prefix("rowvault-drill-").tempdir();
                 let root = std::env::temp_dir();
-                let directory = directory
+                let directory = room::make()
                     .map_err(|error| Error::from_io(&root, "making a scratch directory", error))?;
                 Place {
                     path: directory.path().join("drill.db"),
