@@ -343,6 +343,19 @@ pub trait Swap: Send + Sync {
     /// The name of a database beside, made of the live one's and of `mark`.
     fn beside(&self, mark: &str) -> String;
 
+    /// What the exchange must know of a snapshot that was restored beside; kept as its note.
+    ///
+    /// # Errors
+    /// Corrupt or Invalid where the structure is not of this engine.
+    fn remember(&self, _structure: &Structure) -> Result<String, AnyFailure> {
+        Ok(String::new())
+    }
+
+    /// What an exchange back must know, from the note of the one that was made.
+    fn turned(&self, _note: &str) -> String {
+        String::new()
+    }
+
     /// Looks for everything that could stop the exchange, and changes nothing.
     ///
     /// # Errors

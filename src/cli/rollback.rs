@@ -18,7 +18,7 @@ use crate::job::rollback::{self, Ended, Journal, Outcome, Start, Way};
 use crate::job::{Opened, Progress, backup, maintain, restore};
 use crate::repo::catalog::{Catalog, Snapshot};
 use crate::repo::intent;
-use crate::source::address::{Ownership, SourceOptions};
+use crate::source::address::{Aim, Ownership, SourceOptions, TargetOptions};
 use crate::source::{Others, Settled, open};
 
 /// Arguments of `restore` for a live database.
@@ -399,7 +399,7 @@ impl Work<'_> {
         let side = journal.begin(&start).await?;
         let staged = self.stage(&side).await?;
         let mut warnings = staged.published.warnings;
-        warnings.extend(journal.staged(staged.rows).await?);
+        warnings.extend(journal.staged(staged.rows, &staged.structure).await?);
         let taken = self.save().await?;
         warnings.extend(taken.warnings);
         journal.saved(taken.record.id)?;
@@ -414,7 +414,10 @@ impl Work<'_> {
     async fn stage(&self, side: &str) -> Result<restore::Outcome, AnyFailure> {
         let ownership = Ownership::default();
         let parallel = self.jobs.map(usize::from);
-        let options = database::target_options(self.session, parallel, ownership);
+        let options = TargetOptions {
+            aim: Aim::Exchange,
+            ..database::target_options(self.session, parallel, ownership)
+        };
         let mut target = open::target(&open::beside(&self.chosen.url, side), &options)?;
         let work = restore::stage(self.opened, self.snapshot, target.as_mut());
         let (staged, stopped) = tokio::select! {

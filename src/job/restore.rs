@@ -12,6 +12,7 @@ use crate::format::ledger::{Event, Recovered};
 use crate::job::Opened;
 use crate::job::staging::{self, discard};
 use crate::repo::catalog::Snapshot;
+use crate::row::schema::Structure;
 use crate::source::{Published, Target};
 
 /// What was restored.
@@ -29,6 +30,8 @@ pub struct Outcome {
     pub duration: Duration,
     /// How long reading the target back and comparing took.
     pub read_back: Duration,
+    /// The structure that was made.
+    pub structure: Structure,
 }
 
 /// Restores `snapshot` into `target`.
@@ -86,6 +89,7 @@ async fn restore(
         rows: staged.rows,
         duration: clock.elapsed() - start,
         read_back: staged.spent.read_back,
+        structure: plan.structure,
     })
 }
 

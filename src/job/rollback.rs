@@ -17,6 +17,7 @@ use crate::format::object::{Kind, read_body};
 use crate::id::{SnapshotId, SourceName};
 use crate::job::Opened;
 use crate::planted::reach;
+use crate::row::schema::Structure;
 use crate::source::{Exchange, Others, Settled, Swap};
 use crate::state::Lock;
 
@@ -34,6 +35,8 @@ pub struct Kept {
     pub snapshot: SnapshotId,
     /// Since when.
     pub at: Timestamp,
+    /// What the engine must know to put it back.
+    note: String,
 }
 
 /// How far a rollback came.
@@ -225,7 +228,7 @@ impl<'a> Journal<'a> {
             snapshot: start.snapshot,
             side: side.map_or_else(made, |kept| kept.name.clone()),
             kept: self.swap.beside(&format!("before_{stamp}")),
-            note: String::new(),
+            note: side.map_or_else(String::new, |kept| kept.note.clone()),
             safety: None,
             rows: 0,
         }
@@ -236,12 +239,17 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// The database's.
-    pub async fn staged(&mut self, rows: u64) -> Result<Vec<String>, AnyFailure> {
+    pub async fn staged(
+        &mut self,
+        rows: u64,
+        structure: &Structure,
+    ) -> Result<Vec<String>, AnyFailure> {
         reach("rollback staged");
+        let note = self.swap.remember(structure)?;
         let Some(running) = &mut self.body.running else {
             return Err(out_of_order());
         };
-        running.rows = rows;
+        (running.rows, running.note) = (rows, note);
         let side = running.side.clone();
         self.save()?;
         self.swap.broken_references(&side).await
@@ -346,6 +354,7 @@ impl<'a> Journal<'a> {
             name: running.kept.clone(),
             snapshot: running.snapshot,
             at: self.opened.vault.clock.now(),
+            note: self.swap.turned(&running.note),
         });
         self.body.running = None;
         self.save()?;

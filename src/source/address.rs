@@ -313,6 +313,9 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// What the name of a database ends in while it is being made for a rollback.
+pub const MAKING: &str = "_part";
+
 /// From this size on it pays to read a table over several connections.
 const RANGED_BYTES: u64 = 64 << 20;
 
@@ -402,6 +405,17 @@ pub enum Extent {
     WithoutSuperuser,
 }
 
+/// What a target is made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aim {
+    /// To be used as it is.
+    #[default]
+    Use,
+    /// To take a live database's place: on a server it is made under its name and [`MAKING`], so
+    /// that it can be found again, and what would act by itself is made when it has that place.
+    Exchange,
+}
+
 /// How a target is made; one set for all engines.
 #[derive(Clone)]
 pub struct TargetOptions {
@@ -413,6 +427,8 @@ pub struct TargetOptions {
     pub ownership: Ownership,
     /// How much is made.
     pub extent: Extent,
+    /// What it is made for.
+    pub aim: Aim,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where random bytes come from.
@@ -427,6 +443,7 @@ impl Default for TargetOptions {
             pg_bin_dir: None,
             ownership: Ownership::default(),
             extent: Extent::default(),
+            aim: Aim::Use,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
         }

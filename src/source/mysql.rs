@@ -2,12 +2,12 @@
 //!
 //! Rows are the bytes that the server prints under fixed settings; definitions are what
 //! `SHOW CREATE` says. MariaDB 10.11 is what the suite runs; where MySQL 8 differs, the code says
-//! so at the place, and that is untried. Invariant: nothing but `target` and `live`
+//! so at the place, and that is untried. Invariant: nothing but `target`, `live` and `swap`
 //! ever writes to a server.
 
 use crate::failure::{AnyFailure, Class};
 use crate::source::address::{SourceOptions, SourceUrl, TargetOptions};
-use crate::source::{Live, Source, Target};
+use crate::source::{Live, Source, Swap, Target};
 
 pub mod error;
 
@@ -40,6 +40,8 @@ pub mod target;
 pub mod live;
 
 pub mod scratch;
+
+pub mod swap;
 
 /// The database at `url`, to be read.
 ///
@@ -76,6 +78,17 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
 pub fn live(url: &SourceUrl) -> Result<Box<dyn Live>, AnyFailure> {
     match url {
         SourceUrl::Mysql(server) => Ok(Box::new(live::MysqlLive::new(server.clone()))),
+        _ => Err(foreign()),
+    }
+}
+
+/// The database at `url`, to be exchanged.
+///
+/// # Errors
+/// Invalid: `url` is not one of MySQL or MariaDB.
+pub fn swap(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Swap>, AnyFailure> {
+    match url {
+        SourceUrl::Mysql(server) => Ok(Box::new(swap::MysqlSwap::new(server.clone(), options))),
         _ => Err(foreign()),
     }
 }

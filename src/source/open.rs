@@ -16,7 +16,7 @@ use crate::source::sqlite::target::SqliteTarget;
 use crate::source::{Live, Source, Swap, Target};
 
 pub use super::address::{
-    Ownership, ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions,
+    Aim, Ownership, ServerUrl, SourceOptions, SourceUrl, TablePattern, TargetOptions,
 };
 
 /// The database at `url`, to be read.
@@ -94,7 +94,8 @@ pub fn scratch(
 pub fn swap(url: &SourceUrl, options: &SourceOptions) -> Result<Box<dyn Swap>, AnyFailure> {
     match url {
         SourceUrl::Sqlite(path) => Ok(Box::new(SqliteSwap::new(path, options))),
-        _ => Err(AnyFailure::new(Class::Invalid, "not yet", None)),
+        SourceUrl::Postgres(server) => Ok(Box::new(super::postgres::swap(server, options))),
+        SourceUrl::Mysql(_) => super::mysql::swap(url, options),
     }
 }
 

@@ -35,6 +35,7 @@ mod settle;
 mod target;
 
 mod live;
+mod swap;
 
 mod scratch;
 
@@ -43,4 +44,5 @@ pub use error::Error;
 pub use live::live;
 pub use quote::{identifier, literal};
 pub use scratch::PostgresScratch;
+pub use swap::swap;
 pub use target::target;

@@ -54,6 +54,7 @@ mod record_export;
 mod records;
 mod records_reach;
 mod related;
+mod rollback_servers;
 mod rollback_sqlite;
 mod s3_life;
 mod s3_lock;

@@ -22,7 +22,7 @@ use super::structure::{Definitions, TableDefinition};
 use crate::failure::AnyFailure;
 use crate::random::draw;
 use crate::row::schema::{Engine, Structure, Table};
-use crate::source::address::{ServerUrl, TargetOptions};
+use crate::source::address::{Aim, MAKING, ServerUrl, TargetOptions};
 use crate::source::{Order, PieceReceiver, PieceSender, Published, Target};
 
 /// The longest name of a database.
@@ -116,8 +116,13 @@ impl Restore {
         existed: bool,
         definitions: &Definitions,
     ) -> Result<String, Error> {
-        let number: [u8; 4] = draw(self.options.random.as_ref());
-        let suffix = format!("__rowvault_{}", crate::id::hex(&number));
+        let suffix = match self.options.aim {
+            Aim::Use => {
+                let number: [u8; 4] = draw(self.options.random.as_ref());
+                format!("__rowvault_{}", crate::id::hex(&number))
+            }
+            Aim::Exchange => MAKING.to_owned(),
+        };
         let short: String = place
             .chars()
             .take(NAME_CHARACTERS_MAX - suffix.len())
@@ -199,7 +204,7 @@ async fn create_database(
 }
 
 /// The options that give a database the snapshot's character set.
-fn charset(definitions: &Definitions) -> Result<String, Error> {
+pub(super) fn charset(definitions: &Definitions) -> Result<String, Error> {
     let words = [&definitions.charset, &definitions.collation];
     if !words.iter().all(|word| quote::is_word(word)) {
         return Err(Error::Unsupported {
@@ -277,7 +282,7 @@ async fn make_table(
 }
 
 /// Columns whose default names the database that their sequence is in.
-fn sequence_defaults(structure: &Structure) -> Vec<(String, String, String)> {
+pub(super) fn sequence_defaults(structure: &Structure) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for table in &structure.tables {
         for column in &table.columns {
@@ -335,9 +340,13 @@ impl Making {
     }
 
     /// Moves everything to its place; what fails is undone.
-    async fn publish(&mut self, skip_definer: bool) -> Result<Vec<String>, Error> {
+    async fn publish(&mut self, skip_definer: bool, aim: Aim) -> Result<Vec<String>, Error> {
         let mut made = Made::default();
-        let moved = self.move_to_place(skip_definer, &mut made).await;
+        let moved = match aim {
+            Aim::Use => self.move_to_place(skip_definer, &mut made).await,
+            // Programs would act beside; and they are made when the tables have their place.
+            Aim::Exchange => self.move_tables(&mut made).await,
+        };
         if let Err(error) = moved {
             let control = self.control.get_mut();
             let mut left = Vec::new();
@@ -354,6 +363,14 @@ impl Making {
             });
         }
         Ok(made.warnings)
+    }
+
+    async fn move_tables(&mut self, made: &mut Made) -> Result<(), Error> {
+        let control = self.control.get_mut();
+        take_place(control, &self.place, self.existed, &self.definitions, made).await?;
+        rename_all(control, &self.definitions, &self.stage, &self.place, made).await?;
+        let sql = format!("DROP DATABASE {}", quote::identifier(&self.stage));
+        control.run(&sql, "taking the empty stage away").await
     }
 
     async fn move_to_place(&mut self, skip_definer: bool, made: &mut Made) -> Result<(), Error> {
@@ -555,7 +572,7 @@ impl Target for Restore {
                 making.place
             ));
         }
-        warnings.extend(making.publish(skip_definer).await?);
+        warnings.extend(making.publish(skip_definer, self.options.aim).await?);
         self.making = None;
         Ok(Published {
             place: self.url.url().to_string(),

@@ -134,7 +134,28 @@ pub async fn read(client: &mut Client, options: &SourceOptions) -> Result<State,
     })
 }
 
-async fn database(client: &mut Client) -> Result<Database, Error> {
+/// The rights that a database has where nobody ever changed them.
+pub fn default_grants(owner: &str) -> Vec<Grant> {
+    let grant = |role: Option<&str>, right: &str| Grant {
+        role: role.map(str::to_owned),
+        right: right.to_owned(),
+        grantable: false,
+    };
+    let owner = Some(owner);
+    vec![
+        grant(None, "CONNECT"),
+        grant(None, "TEMPORARY"),
+        grant(owner, "CREATE"),
+        grant(owner, "CONNECT"),
+        grant(owner, "TEMPORARY"),
+    ]
+}
+
+/// The database of the connection itself: owner, locale, rights, settings.
+///
+/// # Errors
+/// As the server says.
+pub async fn database(client: &mut Client) -> Result<Database, Error> {
     let doing = "reading the database's properties";
     let mut rows = client.rows(DATABASE, doing).await?;
     let row = rows.pop().unwrap_or_default();

@@ -21,7 +21,7 @@ use super::structure::{self, ARCHIVE, State};
 use super::{archive, empty, load, quote, rows, settle, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, Table};
-use crate::source::address::{Extent, ServerUrl, SourceUrl, TargetOptions};
+use crate::source::address::{Aim, Extent, MAKING, ServerUrl, SourceUrl, TargetOptions};
 use crate::source::{PieceReceiver, PieceSender, Published, Target};
 
 /// The PostgreSQL database at `url`, to be made.
@@ -193,7 +193,7 @@ impl Prepared {
 }
 
 /// A connection to some database of the server of `asked` that is not `asked` itself.
-async fn maintenance(asked: &ServerUrl) -> Result<Client, Error> {
+pub(super) async fn maintenance(asked: &ServerUrl) -> Result<Client, Error> {
     let mut first = None;
     for name in ["postgres", "template1"] {
         if name == asked.database() {
@@ -207,7 +207,7 @@ async fn maintenance(asked: &ServerUrl) -> Result<Client, Error> {
     Err(first.unwrap_or_else(not_prepared))
 }
 
-async fn drop_database(asked: &ServerUrl, name: &str) -> Result<(), Error> {
+pub(super) async fn drop_database(asked: &ServerUrl, name: &str) -> Result<(), Error> {
     let mut client = maintenance(asked).await?;
     let sql = format!(
         "DROP DATABASE IF EXISTS {} WITH (FORCE)",
@@ -358,8 +358,8 @@ impl Making {
         ))
     }
 
-    /// Makes an empty database beside, with the encoding and locale that the source had.
-    async fn make_side(&mut self, client: &mut Client, state: &State) -> Result<ServerUrl, Error> {
+    /// A name for a database beside, with the server's time in it.
+    async fn side_name(&self, client: &mut Client) -> Result<String, Error> {
         let stamp = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp(), 'YYYYMMDDHH24MISSMS')";
         let stamp = client.value(stamp, "asking for the time").await?;
         let mut name = self.asked.database();
@@ -368,7 +368,15 @@ impl Making {
             end -= 1;
         }
         name.truncate(end);
-        let name = format!("{name}_rowvault_{stamp}");
+        Ok(format!("{name}_rowvault_{stamp}"))
+    }
+
+    /// Makes an empty database beside, with the encoding and locale that the source had.
+    async fn make_side(&mut self, client: &mut Client, state: &State) -> Result<ServerUrl, Error> {
+        let name = match self.options.aim {
+            Aim::Use => self.side_name(client).await?,
+            Aim::Exchange => self.asked.database() + MAKING,
+        };
         let doing = "making the side database";
         let exact = settle::create_database(&name, &state.database, true);
         match client.run(&exact, doing).await {

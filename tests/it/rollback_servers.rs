@@ -1,0 +1,519 @@
+//! Live databases of PostgreSQL and MariaDB are rolled back and forth, by the real binary, while
+//! others write into them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use crate::cli_desk::{Desk, Ran};
+use crate::undelete_scene::{self as scene, Place};
+use crate::{mysql_server, postgres_server};
+
+type Dump = BTreeMap<String, Vec<String>>;
+
+/// Where a rollback can die, and whether the tables are then the new ones.
+const STEPS: [(&str, bool); 10] = [
+    ("rollback begun", false),
+    ("rollback staged", false),
+    ("rollback saved", false),
+    ("rollback exchanging", false),
+    ("exchange copied", false),
+    ("exchange locked", false),
+    ("exchange half written", true),
+    ("exchange written", true),
+    ("rollback exchanged", true),
+    ("rollback done", true),
+];
+
+/// A desk with a repository, a live database on a server, and its snapshot before an accident.
+struct Scene {
+    desk: Desk,
+    live: Place,
+    database: String,
+    url: String,
+    then: Dump,
+    now: Dump,
+}
+
+impl Scene {
+    fn postgres(server: &Arc<postgres_server::Server>, database: &str) -> Scene {
+        server.create(database);
+        Scene::play(Place::Postgres(server.clone(), database.into()), database)
+    }
+
+    fn mariadb(server: &Arc<mysql_server::Server>, database: &str) -> Scene {
+        server.fresh(database, "");
+        Scene::play(Place::Mysql(server.clone(), database.into()), database)
+    }
+
+    fn play(live: Place, database: &str) -> Scene {
+        scene::make(&live);
+        live.sql(match &live {
+            Place::Postgres(..) => {
+                "CREATE TABLE beats(id bigserial PRIMARY KEY, writer int, beat int);
+                 CREATE TABLE fired(id bigserial PRIMARY KEY, beat int);
+                 CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN INSERT INTO fired(beat) VALUES (NEW.beat); RETURN NEW; END $$;
+                 CREATE TRIGGER on_beat AFTER INSERT ON beats FOR EACH ROW EXECUTE FUNCTION fire();
+                 CREATE VIEW shown AS SELECT id, name FROM accounts"
+            }
+            _ => {
+                "CREATE TABLE beats(id BIGINT AUTO_INCREMENT PRIMARY KEY, writer INT, beat INT);
+                 CREATE TABLE fired(id BIGINT AUTO_INCREMENT PRIMARY KEY, beat INT);
+                 CREATE TRIGGER on_beat AFTER INSERT ON beats FOR EACH ROW INSERT INTO fired(beat) VALUES (NEW.beat);
+                 CREATE VIEW shown AS SELECT id, name FROM accounts;
+                 CREATE FUNCTION twice(x INT) RETURNS INT DETERMINISTIC RETURN x * 2;
+                 CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2099-01-01' DO DELETE FROM fired"
+            }
+        });
+        let desk = Desk::with_repository();
+        let url = live.url().display();
+        let taken = desk.run(&["backup", &url, "-q"]);
+        assert_eq!(taken.code, 0, "{taken:?}");
+        let then = live.dump();
+        live.sql(
+            "DELETE FROM accounts WHERE id < 9; UPDATE users SET name = 'somebody';
+             CREATE TABLE later(x INTEGER); INSERT INTO later VALUES (1), (2);
+             DROP VIEW shown; CREATE VIEW other AS SELECT id FROM users",
+        );
+        let now = live.dump();
+        Scene {
+            desk,
+            live,
+            database: database.into(),
+            url,
+            then,
+            now,
+        }
+    }
+
+    fn words<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let snapshot = self.snapshot();
+        let first = ["restore", snapshot, "--rollback", &self.url];
+        let yes = ["--confirm", self.database.as_str()];
+        [&first[..], &yes, more].concat()
+    }
+
+    fn snapshot(&self) -> &'static str {
+        "latest"
+    }
+
+    fn undo(&self) -> Ran {
+        let name = ["--name", self.database.as_str(), "--json"];
+        self.desk
+            .run(&[&["restore", "--undo", self.url.as_str()][..], &name].concat())
+    }
+
+    fn place(&self, name: &str) -> Place {
+        match &self.live {
+            Place::Postgres(server, _) => Place::Postgres(server.clone(), name.into()),
+            Place::Mysql(server, _) => Place::Mysql(server.clone(), name.into()),
+            other => other.clone(),
+        }
+    }
+
+    /// Databases that stand beside.
+    fn beside(&self) -> Vec<String> {
+        let all: Vec<String> = match &self.live {
+            Place::Postgres(server, _) => {
+                let sql = "SELECT datname FROM pg_database ORDER BY 1";
+                server
+                    .ask("postgres", sql)
+                    .lines()
+                    .map(str::to_owned)
+                    .collect()
+            }
+            Place::Mysql(server, _) => server.databases(),
+            Place::Sqlite(_) => Vec::new(),
+        };
+        let ours = |name: &String| name.starts_with(&self.database) && *name != self.database;
+        all.into_iter().filter(ours).collect()
+    }
+
+    /// That the live database is one of the two, with its programs.
+    fn assert_is(&self, expected: &Dump, when: &str) {
+        assert_eq!(self.live.dump(), *expected, "{when}");
+        let (there, gone) = match std::ptr::eq(expected, &self.then) {
+            true => ("shown", "other"),
+            false => ("other", "shown"),
+        };
+        let views = match &self.live {
+            Place::Postgres(server, name) => {
+                server.ask(name, "SELECT viewname FROM pg_views WHERE schemaname = 'public'")
+            }
+            Place::Mysql(server, name) => server.sql(
+                name,
+                "SELECT table_name FROM information_schema.views WHERE table_schema = DATABASE();
+                 SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE();
+                 SELECT routine_name FROM information_schema.routines WHERE routine_schema = DATABASE();
+                 SELECT event_name FROM information_schema.events WHERE event_schema = DATABASE()",
+            ),
+            Place::Sqlite(_) => String::new(),
+        };
+        assert!(
+            views.contains(there) && !views.contains(gone),
+            "{when}: {views}"
+        );
+        if let Place::Mysql(..) = &self.live {
+            for name in ["on_beat", "twice", "later"] {
+                assert!(views.contains(name), "{when}: no {name} in {views}");
+            }
+        }
+        // The trigger fires, once.
+        self.live
+            .sql("INSERT INTO beats(writer, beat) VALUES (9, 9)");
+        assert_eq!(
+            self.live.dump()["fired"].len(),
+            expected["fired"].len() + 1,
+            "{when}"
+        );
+        self.live
+            .sql("DELETE FROM beats WHERE writer = 9; DELETE FROM fired WHERE beat = 9");
+    }
+}
+
+async fn connect_postgres(url: &str) -> Option<sqlx::PgConnection> {
+    sqlx::PgConnection::connect(url).await.ok()
+}
+
+/// Writes beats until told to stop, connecting again as often as needed; gives the answered ones.
+async fn write_beats(place: Place, writer: u64, stop: Arc<AtomicBool>) -> Vec<u64> {
+    let mut answered = Vec::new();
+    let url = place.url();
+    let (mut postgres, mut mysql) = (None, None);
+    for beat in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let sql = format!("INSERT INTO beats(writer, beat) VALUES ({writer}, {beat})");
+        let done = match (&place, &url) {
+            (Place::Mysql(..), rowvault::source::address::SourceUrl::Mysql(server)) => {
+                if mysql.is_none() {
+                    let options = mysql_async::OptsBuilder::default()
+                        .socket(server.parameter("socket"))
+                        .user(server.user())
+                        .db_name(Some(server.database()));
+                    mysql = mysql_async::Conn::new(options).await.ok();
+                }
+                match &mut mysql {
+                    Some(conn) => conn.query_drop(&sql).await.is_ok(),
+                    None => false,
+                }
+            }
+            _ => {
+                if postgres.is_none() {
+                    postgres = connect_postgres(&url.display()).await;
+                }
+                match &mut postgres {
+                    Some(connection) => {
+                        let statement = sqlx::raw_sql(AssertSqlSafe(sql));
+                        connection.execute(statement).await.is_ok()
+                    }
+                    None => false,
+                }
+            }
+        };
+        match done {
+            true => answered.push(beat),
+            false => (postgres, mysql) = (None, None),
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    answered
+}
+
+/// The beats of a writer, from the text of its rows.
+fn beats(dump: &Dump, writer: u64) -> Vec<u64> {
+    let number = |text: &str| -> u64 {
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    };
+    let mut found: Vec<u64> = dump["beats"]
+        .iter()
+        .map(|row| row.split([',', '|']).map(number).collect::<Vec<u64>>())
+        .filter(|row| row[1] == writer)
+        .map(|row| row[2])
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+async fn under_writers(scene: Scene) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (1..=3)
+        .map(|writer| tokio::spawn(write_beats(scene.live.clone(), writer, stop.clone())))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let scene = Arc::new(scene);
+    let there = scene.clone();
+    let back = tokio::task::spawn_blocking(move || there.desk.run(&there.words(&["--json"])))
+        .await
+        .unwrap()
+        .json();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    let kept = scene.place(back["kept"].as_str().unwrap());
+    let (old, new) = (kept.dump(), scene.live.dump());
+    let mut before = 0;
+    for (writer, task) in (1..).zip(writers) {
+        let answered = task.await.unwrap();
+        let (old, new) = (beats(&old, writer), beats(&scene.live.dump(), writer));
+        assert!(
+            !old.is_empty() && !new.is_empty(),
+            "the writers met no rollback"
+        );
+        before += old.len();
+        let both = [old, new].concat();
+        let lost: Vec<&u64> = answered
+            .iter()
+            .filter(|beat| !both.contains(beat))
+            .collect();
+        assert_eq!(lost, Vec::<&u64>::new(), "an answered commit is nowhere");
+        let mut once = both.clone();
+        once.dedup();
+        assert_eq!(once.len(), both.len(), "a commit is there twice");
+    }
+    assert_eq!(
+        old["fired"].len(),
+        old["beats"].len(),
+        "a trigger of the old tables was missed"
+    );
+    drop(new);
+    let downtime = back["downtime_ms"].as_u64().unwrap();
+    println!(
+        "{}: {before} commits before; downtime {downtime} ms",
+        scene.database
+    );
+    assert!(downtime <= 2000, "{back}");
+    scene.live.sql("DELETE FROM beats; DELETE FROM fired");
+    scene.assert_is(&scene.then, "after the rollback");
+    let undone = scene.undo().json();
+    let dump = scene.live.dump();
+    let again: usize = (1..=3).map(|writer| beats(&dump, writer).len()).sum();
+    assert_eq!(again, before, "{undone}");
+    scene.live.sql("DELETE FROM beats; DELETE FROM fired");
+    scene.assert_is(&scene.now, "after the undo");
+    assert_eq!(scene.beside(), [undone["kept"].as_str().unwrap()]);
+    let drop_kept = [
+        "restore",
+        "--drop-kept",
+        &scene.url,
+        "--name",
+        &scene.database,
+        "-q",
+    ];
+    assert_eq!(scene.desk.run(&drop_kept).code, 0);
+    assert_eq!(scene.beside(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_rolled_back_under_writers() {
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    let scene = Scene::postgres(&server, "rollpg");
+    server.sql(
+        "postgres",
+        "CREATE ROLE rollpg_owner; ALTER DATABASE rollpg OWNER TO rollpg_owner;
+         ALTER DATABASE rollpg SET work_mem = '7MB'; ALTER ROLE rollpg_owner IN DATABASE rollpg SET jit = off;
+         GRANT CREATE ON DATABASE rollpg TO rollpg_owner; COMMENT ON DATABASE rollpg IS 'ours'",
+    );
+    let facts = "SELECT pg_get_userbyid(datdba) || ' ' || coalesce(datacl::text, '') || shobj_description(oid, 'pg_database') \
+         || (SELECT string_agg(setrole::regrole || setconfig::text, ' ' ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid) \
+         FROM pg_database d WHERE datname = 'rollpg'";
+    let sorted = |text: String| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let before = server.ask("postgres", facts);
+    let probe = scene.desk.run(&scene.words(&["--json"])).json();
+    let after = server.ask("postgres", facts);
+    assert!(
+        after.contains("7MB") && after.contains("ours") && after.contains("jit"),
+        "{after}"
+    );
+    assert_eq!(
+        sorted(after.clone()),
+        sorted(before.clone()),
+        "{before} became {after}"
+    );
+    assert!(probe["downtime_ms"].as_u64().unwrap() <= 2000, "{probe}");
+    scene.undo().json();
+    let drop_kept = [
+        "restore",
+        "--drop-kept",
+        &scene.url,
+        "--name",
+        "rollpg",
+        "-q",
+    ];
+    assert_eq!(scene.desk.run(&drop_kept).code, 0);
+    // The newest snapshot is the safety one: the accident is put back by the first.
+    let listed = scene.desk.run(&["snapshots", "--json"]).json();
+    let safety = probe["safety_snapshot"].as_str().unwrap();
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2);
+    assert_eq!(scene.desk.run(&["unpin", safety, "-q"]).code, 0);
+    under_writers(Scene::postgres(&server, "rollpg_busy")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_is_rolled_back_under_writers() {
+    let server = mysql_server::shared();
+    under_writers(Scene::mariadb(&server, "rollmy")).await;
+}
+
+fn killed_at_each_step(make: &dyn Fn(&str) -> Scene, steps: &[(&str, bool)]) {
+    for (nth, (step, new)) in steps.iter().enumerate() {
+        let scene = make(&format!("rollkill{nth}"));
+        let mut command = scene.desk.command(&scene.words(&[]));
+        let died = command.env("ROWVAULT_DIES_AT", step).output().unwrap();
+        assert_eq!(
+            died.status.code(),
+            None,
+            "it did not come to {step}: {died:?}"
+        );
+        let expected = match new {
+            true => &scene.then,
+            false => &scene.now,
+        };
+        assert_eq!(scene.live.dump(), *expected, "{step}, before the next run");
+        // The next run ends it; then the snapshots are the first one, and perhaps a safety one.
+        let next = scene
+            .desk
+            .run(&["restore", "latest", "--rollback", &scene.url, "--dry-run"]);
+        assert_eq!(next.code, 0, "{step}: {next:?}");
+        scene.assert_is(expected, step);
+        assert_eq!(
+            scene.beside().len(),
+            usize::from(*new),
+            "{step}: {:?}",
+            scene.beside()
+        );
+        if *new {
+            scene.undo().json();
+            scene.assert_is(&scene.now, &format!("{step}, undone"));
+        }
+    }
+}
+
+#[test]
+fn postgres_killed_at_each_step_is_old_or_new_and_the_next_run_ends_it() {
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    // Both names change in one transaction, which is not committed when it is half done.
+    let steps: Vec<(&str, bool)> = STEPS
+        .into_iter()
+        .filter(|(step, _)| *step != "exchange locked")
+        .map(|(step, new)| (step, new && step != "exchange half written"))
+        .collect();
+    killed_at_each_step(&|name| Scene::postgres(&server, name), &steps);
+}
+
+#[test]
+fn mariadb_killed_at_each_step_is_old_or_new_and_the_next_run_ends_it() {
+    let server = mysql_server::shared();
+    killed_at_each_step(&|name| Scene::mariadb(&server, name), &STEPS);
+}
+
+#[test]
+fn postgres_with_more_than_rows_in_it_is_refused() {
+    let settings = "max_prepared_transactions = 4\nwal_level = logical";
+    let Some(server) = postgres_server::Server::debian(settings) else {
+        return;
+    };
+    let server = Arc::new(server);
+    let scene = Scene::postgres(&server, "rollno");
+    let refused = |code: i32, word: &str, more: &[&str]| {
+        let ran = scene.desk.run(&scene.words(more));
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(ran.err.contains(word), "{word:?} is not in {ran:?}");
+        assert_eq!(scene.beside(), Vec::<String>::new());
+    };
+    server.sql(
+        "rollno",
+        "BEGIN; DELETE FROM tags WHERE id = 1; PREPARE TRANSACTION 'half-way'",
+    );
+    refused(4, "half-way", &["--force"]);
+    server.sql("rollno", "ROLLBACK PREPARED 'half-way'");
+    server.sql(
+        "rollno",
+        "SELECT pg_create_logical_replication_slot('feed', 'test_decoding')",
+    );
+    refused(4, "feed", &[]);
+    server.sql("rollno", "SELECT pg_drop_replication_slot('feed')");
+    server.sql(
+        "rollno",
+        "CREATE ROLE clerk LOGIN; GRANT pg_read_all_data TO clerk",
+    );
+    let url = server.url_as("rollno", "clerk").display();
+    let ran = scene.desk.run(&[
+        "restore",
+        "latest",
+        "--rollback",
+        &url,
+        "--confirm",
+        "rollno",
+    ]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert_eq!(scene.beside(), Vec::<String>::new());
+    // Another engine's database.
+    std::fs::copy(scene.desk.path("crm.db"), scene.desk.path("rollno.db")).unwrap();
+    let ran = scene.desk.run(&[
+        "restore",
+        "latest",
+        "--rollback",
+        "sqlite:rollno.db",
+        "--confirm",
+        "rollno",
+    ]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    scene.assert_is(&scene.now, "after all that was refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_with_somebody_in_a_transaction_is_waited_for_or_refused() {
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    let scene = Arc::new(Scene::postgres(&server, "rollwait"));
+    let mut busy = connect_postgres(&scene.url).await.unwrap();
+    busy.execute("BEGIN; DELETE FROM tags WHERE id = 1")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let run = |more: &'static [&'static str]| {
+        let scene = scene.clone();
+        tokio::task::spawn_blocking(move || scene.desk.run(&scene.words(more)))
+    };
+    let refused = run(&[]).await.unwrap();
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.err.contains("idle in transaction"), "{refused:?}");
+    assert_eq!(scene.beside(), Vec::<String>::new());
+    let waiting = run(&["--wait"]);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!waiting.is_finished(), "it did not wait");
+    busy.execute("COMMIT").await.unwrap();
+    let waited = waiting.await.unwrap();
+    assert_eq!(waited.code, 0, "{waited:?}");
+    assert_eq!(scene.live.dump(), scene.then);
+    scene.undo().json();
+    let mut tags = scene.now.clone();
+    tags.get_mut("tags").unwrap().remove(0);
+    assert_ne!(
+        scene.live.dump()["tags"],
+        scene.now["tags"],
+        "its commit came too"
+    );
+    // And one that is ended.
+    let mut busy = connect_postgres(&scene.url).await.unwrap();
+    busy.execute("BEGIN; DELETE FROM calls").await.unwrap();
+    let forced = run(&["--force"]).await.unwrap();
+    assert_eq!(forced.code, 0, "{forced:?}");
+    assert!(busy.execute("COMMIT").await.is_err());
+}
