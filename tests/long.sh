@@ -22,6 +22,7 @@ s3       | 200 snapshots on a real S3 server, with the requests of every verb
 million  | an index of two million chunks and the plan of a prune in little memory
 planted  | every planted bug is caught by the test that is named beside it
 records  | what find, history and diff cost in a sample of 250 MB
+rollback | killed at every step of a rollback and of its undoing: PostgreSQL, MariaDB
 schedule | every zone through 2024 to 2035, against a walk through every minute
 ten      | 10,000 tables, PostgreSQL and MariaDB
 '

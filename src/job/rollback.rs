@@ -446,25 +446,6 @@ fn save(opened: &Opened, file: &str, body: &Body) -> Result<(), AnyFailure> {
     Ok(opened.state.write(file, &sealed, random)?)
 }
 
-/// The rollbacks on this host that were cut off: source and database of each.
-///
-/// # Errors
-/// The state directory's; Corrupt where a journal cannot be read.
-pub fn interrupted(opened: &Opened) -> Result<Vec<(String, String)>, AnyFailure> {
-    let mut found = Vec::new();
-    for name in opened.state.names(FOLDER)? {
-        if name.starts_with('.') {
-            continue;
-        }
-        if let Some(body) = read(opened, &format!("{FOLDER}/{name}"))?
-            && body.running.is_some()
-        {
-            found.push((body.source, body.place));
-        }
-    }
-    Ok(found)
-}
-
 fn out_of_order() -> AnyFailure {
     AnyFailure::new(Class::Bug, "a rollback went on that never began", None)
 }

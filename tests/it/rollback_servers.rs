@@ -67,7 +67,7 @@ impl Scene {
                  CREATE TRIGGER on_beat AFTER INSERT ON beats FOR EACH ROW INSERT INTO fired(beat) VALUES (NEW.beat);
                  CREATE VIEW shown AS SELECT id, name FROM accounts;
                  CREATE FUNCTION twice(x INT) RETURNS INT DETERMINISTIC RETURN x * 2;
-                 CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2099-01-01' DO DELETE FROM fired"
+                 CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01' DO DELETE FROM fired"
             }
         });
         let desk = Desk::with_repository();
@@ -226,20 +226,15 @@ async fn write_beats(place: Place, writer: u64, stop: Arc<AtomicBool>) -> Vec<u6
     answered
 }
 
-/// The beats of a writer, from the text of its rows.
-fn beats(dump: &Dump, writer: u64) -> Vec<u64> {
-    let number = |text: &str| -> u64 {
-        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-        digits.parse().unwrap()
+/// The beats of a writer, in order.
+fn beats(place: &Place, writer: u64) -> Vec<u64> {
+    let sql = format!("SELECT beat FROM beats WHERE writer = {writer} ORDER BY beat");
+    let answer = match place {
+        Place::Postgres(server, name) => server.ask(name, &sql),
+        Place::Mysql(server, name) => server.sql(name, &sql),
+        Place::Sqlite(_) => String::new(),
     };
-    let mut found: Vec<u64> = dump["beats"]
-        .iter()
-        .map(|row| row.split([',', '|']).map(number).collect::<Vec<u64>>())
-        .filter(|row| row[1] == writer)
-        .map(|row| row[2])
-        .collect();
-    found.sort_unstable();
-    found
+    answer.lines().map(|line| line.parse().unwrap()).collect()
 }
 
 async fn under_writers(scene: Scene) {
@@ -257,11 +252,10 @@ async fn under_writers(scene: Scene) {
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Relaxed);
     let kept = scene.place(back["kept"].as_str().unwrap());
-    let (old, new) = (kept.dump(), scene.live.dump());
     let mut before = 0;
     for (writer, task) in (1..).zip(writers) {
         let answered = task.await.unwrap();
-        let (old, new) = (beats(&old, writer), beats(&scene.live.dump(), writer));
+        let (old, new) = (beats(&kept, writer), beats(&scene.live, writer));
         assert!(
             !old.is_empty() && !new.is_empty(),
             "the writers met no rollback"
@@ -274,15 +268,16 @@ async fn under_writers(scene: Scene) {
             .collect();
         assert_eq!(lost, Vec::<&u64>::new(), "an answered commit is nowhere");
         let mut once = both.clone();
+        once.sort_unstable();
         once.dedup();
         assert_eq!(once.len(), both.len(), "a commit is there twice");
     }
+    let old = kept.dump();
     assert_eq!(
         old["fired"].len(),
         old["beats"].len(),
         "a trigger of the old tables was missed"
     );
-    drop(new);
     let downtime = back["downtime_ms"].as_u64().unwrap();
     println!(
         "{}: {before} commits before; downtime {downtime} ms",
@@ -292,8 +287,7 @@ async fn under_writers(scene: Scene) {
     scene.live.sql("DELETE FROM beats; DELETE FROM fired");
     scene.assert_is(&scene.then, "after the rollback");
     let undone = scene.undo().json();
-    let dump = scene.live.dump();
-    let again: usize = (1..=3).map(|writer| beats(&dump, writer).len()).sum();
+    let again: usize = (1..=3).map(|writer| beats(&scene.live, writer).len()).sum();
     assert_eq!(again, before, "{undone}");
     scene.live.sql("DELETE FROM beats; DELETE FROM fired");
     scene.assert_is(&scene.now, "after the undo");
@@ -401,24 +395,83 @@ fn killed_at_each_step(make: &dyn Fn(&str) -> Scene, steps: &[(&str, bool)]) {
     }
 }
 
-#[test]
-fn postgres_killed_at_each_step_is_old_or_new_and_the_next_run_ends_it() {
-    let Some(server) = postgres_server::Server::shared() else {
-        return;
-    };
-    // Both names change in one transaction, which is not committed when it is half done.
-    let steps: Vec<(&str, bool)> = STEPS
-        .into_iter()
-        .filter(|(step, _)| *step != "exchange locked")
+/// An undo that dies is the one or the other too.
+fn undo_killed_at_each_step(make: &dyn Fn(&str) -> Scene, steps: &[(&str, bool)]) {
+    for (nth, (step, new)) in steps.iter().enumerate() {
+        let scene = make(&format!("undokill{nth}"));
+        scene.desk.run(&scene.words(&["--json"])).json();
+        let undo = ["restore", "--undo", &scene.url, "--name", &scene.database];
+        let mut command = scene.desk.command(&undo);
+        let died = command.env("ROWVAULT_DIES_AT", step).output().unwrap();
+        assert_eq!(
+            died.status.code(),
+            None,
+            "it did not come to {step}: {died:?}"
+        );
+        let (is, other) = match new {
+            true => (&scene.now, &scene.then),
+            false => (&scene.then, &scene.now),
+        };
+        assert_eq!(scene.live.dump(), *is, "{step}, before the next run");
+        // The next one ends it, and goes on from there.
+        scene.undo().json();
+        scene.assert_is(other, step);
+        assert_eq!(scene.beside().len(), 1, "{step}: {:?}", scene.beside());
+    }
+}
+
+/// Both names change in one transaction, which is not committed when it is half done.
+fn postgres_steps() -> Vec<(&'static str, bool)> {
+    let steps = STEPS.into_iter();
+    let steps = steps.filter(|(step, _)| *step != "exchange locked");
+    steps
         .map(|(step, new)| (step, new && step != "exchange half written"))
-        .collect();
-    killed_at_each_step(&|name| Scene::postgres(&server, name), &steps);
+        .collect()
+}
+
+/// Those in which most can go wrong.
+fn gravest(steps: &[(&'static str, bool)]) -> Vec<(&'static str, bool)> {
+    let gravest = [
+        "rollback staged",
+        "exchange locked",
+        "exchange half written",
+        "exchange written",
+    ];
+    let steps = steps.iter().copied();
+    steps.filter(|(step, _)| gravest.contains(step)).collect()
 }
 
 #[test]
-fn mariadb_killed_at_each_step_is_old_or_new_and_the_next_run_ends_it() {
+fn postgres_killed_at_the_gravest_steps_is_old_or_new() {
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    let make = |name: &str| Scene::postgres(&server, name);
+    killed_at_each_step(&make, &gravest(&postgres_steps()));
+    undo_killed_at_each_step(&make, &[("exchange half written", false)]);
+}
+
+#[test]
+fn mariadb_killed_at_the_gravest_steps_is_old_or_new() {
     let server = mysql_server::shared();
-    killed_at_each_step(&|name| Scene::mariadb(&server, name), &STEPS);
+    let make = |name: &str| Scene::mariadb(&server, name);
+    killed_at_each_step(&make, &gravest(&STEPS));
+    undo_killed_at_each_step(&make, &[("exchange half written", true)]);
+}
+
+#[test]
+#[ignore = "some minutes: every step of a rollback and of its undoing, on two servers"]
+fn long_rollback_killed_at_every_step_of_servers() {
+    let server = mysql_server::shared();
+    let make = |name: &str| Scene::mariadb(&server, name);
+    killed_at_each_step(&make, &STEPS);
+    undo_killed_at_each_step(&make, &STEPS[3..]);
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    let make = |name: &str| Scene::postgres(&server, name);
+    killed_at_each_step(&make, &postgres_steps());
+    undo_killed_at_each_step(&make, &postgres_steps()[3..]);
 }
 
 #[test]
@@ -503,8 +556,6 @@ async fn postgres_with_somebody_in_a_transaction_is_waited_for_or_refused() {
     assert_eq!(waited.code, 0, "{waited:?}");
     assert_eq!(scene.live.dump(), scene.then);
     scene.undo().json();
-    let mut tags = scene.now.clone();
-    tags.get_mut("tags").unwrap().remove(0);
     assert_ne!(
         scene.live.dump()["tags"],
         scene.now["tags"],

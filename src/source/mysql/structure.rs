@@ -187,6 +187,24 @@ impl Definitions {
     }
 }
 
+/// The options that give a database the snapshot's character set.
+///
+/// # Errors
+/// [`Error::Unsupported`]: it is no name.
+pub fn charset(definitions: &Definitions) -> Result<String, Error> {
+    let words = [&definitions.charset, &definitions.collation];
+    if !words.iter().all(|word| quote::is_word(word)) {
+        return Err(Error::Unsupported {
+            what: "the snapshot's character set is no name".into(),
+            hint: "run verify on the snapshot".into(),
+        });
+    }
+    Ok(format!(
+        " CHARACTER SET {} COLLATE {}",
+        definitions.charset, definitions.collation
+    ))
+}
+
 /// `CREATE TABLE` without the option that says where counting goes on.
 pub fn without_auto_increment(sql: &str) -> String {
     // The options stand in the last part, after the closing bracket of the columns.

@@ -14,8 +14,8 @@ use super::error::Error;
 use super::program::{self, Made, Place};
 use super::quote;
 use super::session::{Purpose, Session, number, text};
-use super::structure::{self, Definitions, Kind};
-use super::target::{charset, sequence_defaults};
+use super::structure::{self, Definitions, Kind, charset};
+use super::target::sequence_defaults;
 use crate::clock::Clock;
 use crate::failure::AnyFailure;
 use crate::id::{hex, unhex};
@@ -241,6 +241,9 @@ async fn make_kept(session: &mut Session, name: &str, like: &Definitions) -> Res
     session.run(&sql, &format!("making database {name}")).await
 }
 
+/// Name, table and parent of a foreign key, and its columns in pairs.
+type ForeignKey = ([String; 3], Vec<(String, String)>);
+
 async fn broken_references(session: &mut Session, name: &str) -> Result<Vec<String>, Error> {
     let doing = "checking foreign keys";
     let sql = format!(
@@ -250,7 +253,7 @@ async fn broken_references(session: &mut Session, name: &str) -> Result<Vec<Stri
          ORDER BY table_name, constraint_name, ordinal_position",
         quote::text(name)
     );
-    let mut keys: Vec<([String; 3], Vec<(String, String)>)> = Vec::new();
+    let mut keys: Vec<ForeignKey> = Vec::new();
     for row in session.ask(&sql, doing).await? {
         let key = [text(&row, 0), text(&row, 1), text(&row, 2)];
         let pair = (text(&row, 3), text(&row, 4));

@@ -18,7 +18,7 @@ use super::program::{self, Made, Place};
 use super::quote;
 use super::rows::{self, Reading};
 use super::session::{Purpose, Session, number, text};
-use super::structure::{Definitions, TableDefinition};
+use super::structure::{Definitions, TableDefinition, charset};
 use crate::failure::AnyFailure;
 use crate::random::draw;
 use crate::row::schema::{Engine, Structure, Table};
@@ -201,21 +201,6 @@ async fn create_database(
         charset(definitions)?
     );
     session.run(&sql, &format!("making database {name}")).await
-}
-
-/// The options that give a database the snapshot's character set.
-pub(super) fn charset(definitions: &Definitions) -> Result<String, Error> {
-    let words = [&definitions.charset, &definitions.collation];
-    if !words.iter().all(|word| quote::is_word(word)) {
-        return Err(Error::Unsupported {
-            what: "the snapshot's character set is no name".into(),
-            hint: "run verify on the snapshot".into(),
-        });
-    }
-    Ok(format!(
-        " CHARACTER SET {} COLLATE {}",
-        definitions.charset, definitions.collation
-    ))
 }
 
 /// Makes `database` the session's own.

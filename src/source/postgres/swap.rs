@@ -228,17 +228,19 @@ impl PostgresSwap {
              AND xact_start < pg_catalog.clock_timestamp() - interval '1 second'",
             literal(&self.live.database())
         );
-        while others != Others::End {
+        if others == Others::End {
+            return Ok(());
+        }
+        loop {
             let busy = client.rows(&sql, "looking who works in it").await?;
             if busy.is_empty() {
-                break;
+                return Ok(());
             }
             if self.clock.elapsed() > until {
                 return Err(self.in_use(&busy.into_iter().map(texts::<3>).collect::<Vec<_>>()));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Ok(())
     }
 
     fn in_use(&self, busy: &[[String; 3]]) -> Error {

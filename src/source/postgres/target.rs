@@ -362,13 +362,9 @@ impl Making {
     async fn side_name(&self, client: &mut Client) -> Result<String, Error> {
         let stamp = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp(), 'YYYYMMDDHH24MISSMS')";
         let stamp = client.value(stamp, "asking for the time").await?;
-        let mut name = self.asked.database();
-        let mut end = name.len().min(63 - "_rowvault_".len() - stamp.len());
-        while !name.is_char_boundary(end) {
-            end -= 1;
-        }
-        name.truncate(end);
-        Ok(format!("{name}_rowvault_{stamp}"))
+        let name = self.asked.database();
+        let end = name.floor_char_boundary(63 - "_rowvault_".len() - stamp.len());
+        Ok(format!("{}_rowvault_{stamp}", &name[..end]))
     }
 
     /// Makes an empty database beside, with the encoding and locale that the source had.
