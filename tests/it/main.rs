@@ -56,6 +56,7 @@ mod records_reach;
 mod related;
 mod rollback_servers;
 mod rollback_sqlite;
+mod runbook;
 mod s3_life;
 mod s3_lock;
 mod schedule;
