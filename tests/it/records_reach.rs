@@ -77,10 +77,10 @@ async fn house(place: &Path) -> (House, Option<Moto>) {
     (house, Some(moto))
 }
 
-/// Gives one customer its dependents: contacts with notes, and deals.
+/// Gives the customer with the fewest contacts its dependents: deals.
 fn customer(file: &Path) -> i64 {
     let db = Connection::open(file).unwrap();
-    let sql = "SELECT account_id FROM contacts GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1";
+    let sql = "SELECT account_id FROM contacts GROUP BY 1 ORDER BY count(*), 1 LIMIT 1";
     let id: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
     let names = "SELECT group_concat(name) FROM pragma_table_info('deals') WHERE name NOT IN ('id', 'account_id')";
     let names: String = db.query_row(names, [], |row| row.get(0)).unwrap();

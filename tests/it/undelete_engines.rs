@@ -488,3 +488,36 @@ async fn keys_are_looked_up_by_index_in_servers() {
         assert_eq!(differences(&whole, &live.dump()), Vec::<String>::new());
     }
 }
+
+/// A role that may read everything and write nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_write_nothing_is_written_and_the_refusal_says_so() {
+    for yard in Yard::all() {
+        let stage = Stage::new().await;
+        let live = yard.place(&stage, "undelete_rights");
+        let url = match &live {
+            Place::Sqlite(_) => continue,
+            Place::Postgres(server, database) => {
+                live.sql("CREATE ROLE undelete_looker LOGIN; CREATE TABLE t(id INTEGER PRIMARY KEY, x VARCHAR(9)); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+                live.sql("GRANT SELECT ON t TO undelete_looker");
+                server.url_as(database, "undelete_looker")
+            }
+            Place::Mysql(server, database) => {
+                live.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x VARCHAR(9)); INSERT INTO t VALUES (1, 'a'), (2, 'b');
+                          CREATE OR REPLACE USER undelete_looker@localhost; GRANT SELECT, SHOW VIEW, TRIGGER ON undelete_rights.* TO undelete_looker@localhost");
+                server.url_as("undelete_looker", database)
+            }
+        };
+        let snapshot = backup(&stage.house, &live).await;
+        live.sql("DELETE FROM t WHERE id = 1");
+        let before = live.dump();
+        let request = asking(&live, "t", &["1"]);
+        let mut looker = open::live(&url, &SourceOptions::default()).unwrap();
+        let opened = &stage.house.opened;
+        let refused = run(opened, &snapshot, looker.as_mut(), &request, Mode::Apply).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.class(), Class::Denied, "{url}: {refused}");
+        assert_eq!(live.dump(), before);
+        assert!(opened.state.names("owed").unwrap().is_empty());
+    }
+}
