@@ -3,7 +3,7 @@
 //! The planner answers the closure's questions from the snapshot and the live database, both of
 //! which it only reads. Invariant: a row is planned only when it was looked up in this transaction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::failure::AnyFailure;
 use crate::job::undelete::choose::{LOOKUP_ROWS, choose, key_columns, picked};
@@ -40,6 +40,8 @@ pub struct Planner<'a> {
     pub(super) soft: Vec<Option<(usize, SoftDeletion)>>,
     pub(super) live_rows: HashMap<usize, Vec<u8>>,
     pub(super) parents: HashMap<(usize, Vec<u8>), Parent>,
+    /// Members whose hidden row number another row has now: they get a new one.
+    pub(super) renumbered: HashSet<usize>,
     pub(super) conflicts: BTreeSet<Conflict>,
     pub(super) notes: BTreeSet<String>,
     pub(super) plan: Plan,
@@ -72,6 +74,7 @@ impl<'a> Planner<'a> {
             request,
             live_rows: HashMap::new(),
             parents: HashMap::new(),
+            renumbered: HashSet::new(),
             conflicts: BTreeSet::new(),
             notes: BTreeSet::new(),
             plan: Plan::default(),
@@ -227,8 +230,38 @@ impl<'a> Planner<'a> {
                 self.conflict(member, &what)?;
                 Ok(Standing::Barred)
             }
-            None => Ok(Standing::Absent),
+            None => {
+                self.renumber((member, table), &row, fit).await?;
+                Ok(Standing::Absent)
+            }
         }
+    }
+
+    /// A row number that nobody sees, and that is no key, is no reason to refuse a row: where another
+    /// row has it now, the server gives a new one.
+    async fn renumber(
+        &mut self,
+        (member, table): (usize, usize),
+        row: &[u8],
+        fit: &Fit,
+    ) -> Result<(), AnyFailure> {
+        let of = &self.closure.tables()[table];
+        let key = key_columns(of);
+        let hidden = |pair: &&(usize, usize)| of.columns[pair.0].hidden && !key.contains(&pair.0);
+        let Some(&(was, is)) = fit.columns.iter().find(hidden) else {
+            return Ok(());
+        };
+        let mut values = RowBatch::default();
+        values.push(&picked(row, &[was], of.columns.len())?);
+        let lookup = Lookup {
+            table: fit.live,
+            columns: &[is],
+            values: &values,
+        };
+        if !self.live.look_up(lookup).await?.is_empty() {
+            self.renumbered.insert(member);
+        }
+        Ok(())
     }
 
     /// Why a live table may not be written: its engine, or triggers that cannot be held.

@@ -178,7 +178,9 @@ fn insert(
     }
     let cells = cell::cells(&one.row, of.columns.len())?;
     let mut values = Vec::new();
-    for (kept, _) in &fit.columns {
+    let numbered = !planner.renumbered.contains(&member);
+    let given = |pair: &&(usize, usize)| numbered || !of.columns[pair.0].hidden;
+    for (kept, _) in fit.columns.iter().filter(given) {
         match waiting.contains(kept) {
             true => Cell::Null.push(&mut values),
             false => cells[*kept].push(&mut values),
@@ -186,7 +188,8 @@ fn insert(
     }
     let key = picked(&one.row, &key_columns(of), of.columns.len())?;
     let table = fit.live;
-    let columns = fit.columns.iter().map(|&(_, live)| live).collect();
+    let given = fit.columns.iter().filter(given);
+    let columns = given.map(|&(_, live)| live).collect();
     planner.plan.changes.push(Change::Insert {
         table,
         columns,
