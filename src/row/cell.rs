@@ -285,8 +285,9 @@ pub struct RowBatch {
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 /// How many buffers are kept.
 const SPARE_MAX: usize = 12;
-/// Smaller buffers come from the allocator soon enough; larger ones would hold too much memory.
-const SPARE_BYTES: RangeInclusive<usize> = 96 << 10..=512 << 10;
+/// What a source fills, and little else: smaller buffers would only take their places, and larger
+/// ones hold too much memory.
+const SPARE_BYTES: RangeInclusive<usize> = 256 << 10..=512 << 10;
 
 /// An empty buffer with room for `bytes` bytes.
 fn buffer(bytes: usize) -> Vec<u8> {
