@@ -295,6 +295,7 @@ struct PruneDocument {
     running: Vec<String>,
     locked: u64,
     locked_until: Option<String>,
+    withheld: u64,
     dry_run: bool,
 }
 
@@ -377,6 +378,7 @@ fn prune_document(outcome: &PruneOutcome, dry_run: bool) -> PruneDocument {
         running: outcome.running.clone(),
         locked: swept.locked,
         locked_until: swept.locked_until.map(|until| until.rfc3339()),
+        withheld: swept.withheld,
         dry_run,
     };
     match dry_run {
@@ -442,7 +444,14 @@ fn swept_text(outcome: &PruneOutcome) -> String {
         render::size(swept.bytes_marked),
         render::duration(outcome.duration),
     );
-    done + &locked.unwrap_or_default()
+    let withheld = match swept.withheld {
+        0 => String::new(),
+        many => format!(
+            "{} left to a host whose credentials may delete\n",
+            render::counted(many, "object")
+        ),
+    };
+    done + &locked.unwrap_or_default() + &withheld
 }
 
 /// Arguments of `pin`.

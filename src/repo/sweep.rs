@@ -81,6 +81,8 @@ pub struct Swept {
     pub locked: u64,
     /// Until when, the last of them.
     pub locked_until: Option<Timestamp>,
+    /// Objects that stay because this host's credentials may not delete; another's may.
+    pub withheld: u64,
     /// What could not be moved, in sentences.
     pub warnings: Vec<String>,
 }
@@ -146,8 +148,13 @@ impl<'a> Sweep<'a> {
         Ok(self.swept)
     }
 
-    /// Deletes an object, if we still may; false where the storage keeps it locked.
+    /// Deletes an object, if we still may; false where the storage keeps it, because it is locked
+    /// or because it lets us write and not delete. What is marked goes by another host then.
     async fn delete(&mut self, path: &ObjectPath) -> Result<bool, Error> {
+        if self.swept.withheld > 0 {
+            self.swept.withheld += 1;
+            return Ok(false);
+        }
         self.lease.hold(self.vault).await?;
         let until = match self.vault.store.locked_until(path).await {
             Err(error) if error.is_missing() => None,
@@ -158,8 +165,14 @@ impl<'a> Sweep<'a> {
             self.swept.locked_until = self.swept.locked_until.max(until);
             return Ok(false);
         }
-        self.vault.store.delete(path).await?;
-        Ok(true)
+        match self.vault.store.delete(path).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.class() == Class::Denied => {
+                self.swept.withheld += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn mark(&mut self, packs: impl Iterator<Item = &Sized>) -> Result<(), Error> {

@@ -521,8 +521,7 @@ async fn upload(
             break;
         }
         let bytes = Bytes::from(bytes);
-        let stored = upload_one(&vault, bytes.clone(), footer).await;
-        match stored {
+        match upload_one(&vault, bytes.clone(), footer).await {
             Ok(pack) => {
                 done.push(pack);
                 keep(bytes, &spare);
@@ -592,10 +591,8 @@ async fn check_packs(vault: &Vault, needed: &BTreeMap<ObjectId, u64>) -> Result<
             _ => None,
         })
         .collect();
-    match needed
-        .iter()
-        .find(|(pack, length)| there.get(*pack) != Some(*length))
-    {
+    let lacks = |(pack, length): &(&ObjectId, &u64)| there.get(*pack) != Some(*length);
+    match needed.iter().find(lacks) {
         None => Ok(()),
         Some((pack, _)) => Err(Error::PackGone { pack: *pack }),
     }

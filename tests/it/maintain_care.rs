@@ -295,6 +295,46 @@ async fn a_reading_without_the_right_to_write_reads_all_the_same() {
     assert_eq!(restore(&reader.opened, &snapshot).await.unwrap(), kept);
 }
 
+/// Two credentials: one host's may write and not delete, so that nobody who takes it over can
+/// destroy anything; the other's, kept elsewhere, may.
+#[tokio::test(start_paused = true)]
+async fn one_host_marks_and_another_one_deletes() {
+    let world = World::new(37).await;
+    let marking = world.client("marking").await;
+    for word in ["one", "two", "three"] {
+        world.clock.advance(HOUR);
+        let taken = world.backup(&marking, "crm", &rows(0, 60, word)).await;
+        taken.unwrap();
+    }
+    world.forget(&marking, "crm", 1).await.unwrap();
+    let denied = Fault::Fail(Failing::Status(403));
+    let rule = |prefix| Rule::on(Operation::Delete, When::Always, denied).under(prefix);
+    for prefix in ["packs/", "index/", "manifests/"] {
+        world.storage.add(rule(prefix));
+    }
+    let all = || [paths(&world, "packs/"), paths(&world, "manifests/")].concat();
+    let before = all();
+    for day in 0..2 {
+        world.clock.advance(25 * HOUR);
+        let pruned = world.prune(&marking).await.unwrap();
+        assert!(pruned.swept.withheld > 0, "day {day}");
+        assert_eq!(pruned.swept.packs_deleted, 0, "day {day}");
+        assert_eq!(day == 0, pruned.swept.bytes_marked > 0, "day {day}");
+    }
+    let after = all();
+    assert!(before.iter().all(|path| after.contains(path)));
+    world.storage.heal();
+    let deleting = world.client("deleting").await;
+    let pruned = world.prune(&deleting).await.unwrap();
+    assert_eq!(pruned.swept.withheld, 0);
+    assert!(pruned.swept.packs_deleted >= 2);
+    assert_eq!(paths(&world, "manifests/").len(), 1);
+    assert_eq!(world.check("after both").await, 1);
+    let again = world.backup(&marking, "crm", &rows(0, 60, "four")).await;
+    again.unwrap();
+    assert_eq!(world.check("after another backup").await, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_or_damaged_index_is_made_anew_from_the_packs() {
     for damage in ["lost", "one lost", "damaged"] {
