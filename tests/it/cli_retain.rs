@@ -150,6 +150,7 @@ fn prune_tells_its_plan_and_a_writer_without_the_right_is_denied() {
             "running",
             "locked",
             "locked_until",
+            "withheld",
             "dry_run"
         ]
     );
