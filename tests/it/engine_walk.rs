@@ -111,7 +111,9 @@ fn postgres_backup_holds_weak_locks_and_few_connections_from_start_to_end() {
         .spawn()
         .unwrap();
     let locks = "SELECT coalesce(string_agg(DISTINCT l.mode, ','), '') FROM pg_locks l \
-        JOIN pg_class c ON c.oid = l.relation WHERE l.pid <> pg_backend_pid() AND c.oid >= 16384";
+        JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid \
+        WHERE l.pid <> pg_backend_pid() AND c.oid >= 16384 \
+        AND a.backend_type = 'client backend'"; // The server analyses new tables by itself.
     let sessions = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = 'held' \
         AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
     let (mut modes, mut most, mut looked) = (BTreeSet::new(), 0, 0);
