@@ -237,7 +237,9 @@ fn beats(place: &Place, writer: u64) -> Vec<u64> {
     answer.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-async fn under_writers(scene: Scene) {
+/// Writers go on through a rollback; `unfired` statements may meet the old tables when their
+/// triggers are gone and the tables are not yet (docs/cli.md).
+async fn under_writers(scene: Scene, unfired: usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (1..=3)
         .map(|writer| tokio::spawn(write_beats(scene.live.clone(), writer, stop.clone())))
@@ -278,9 +280,8 @@ async fn under_writers(scene: Scene) {
         assert_eq!(once.len(), both.len(), "a commit is there twice");
     }
     let old = kept.dump();
-    assert_eq!(
-        old["fired"].len(),
-        old["beats"].len(),
+    assert!(
+        old["fired"].len() + unfired >= old["beats"].len(),
         "a trigger of the old tables was missed"
     );
     let downtime = back["downtime_ms"].as_u64().unwrap();
@@ -358,13 +359,14 @@ async fn postgres_is_rolled_back_under_writers() {
     let safety = probe["safety_snapshot"].as_str().unwrap();
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2);
     assert_eq!(scene.desk.run(&["unpin", safety, "-q"]).code, 0);
-    under_writers(Scene::postgres(&server, "rollpg_busy")).await;
+    under_writers(Scene::postgres(&server, "rollpg_busy"), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mariadb_is_rolled_back_under_writers() {
     let server = mysql_server::shared();
-    under_writers(Scene::mariadb(&server, "rollmy")).await;
+    // One statement of each writer may be under way.
+    under_writers(Scene::mariadb(&server, "rollmy"), 3).await;
 }
 
 fn killed_at_each_step(make: &dyn Fn(&str) -> Scene, steps: &[(&str, bool)]) {
