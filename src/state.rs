@@ -140,22 +140,12 @@ impl State {
     /// # Errors
     /// [`Error::Io`]; the old file then still stands.
     pub fn write(&self, name: &str, bytes: &[u8], random: &dyn Random) -> Result<(), Error> {
+        self.replace(name, bytes, File::sync_all, random)?;
         let path = self.path(name);
-        let parent = path.parent().unwrap_or(&self.directory).to_path_buf();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&parent)
-            .map_err(|source| io_error("make", &parent, source))?;
-        let beside = parent.join(format!(".{}.part", hex(&draw::<8>(random))));
-        let written = write_new(&beside, bytes).and_then(|()| fs::rename(&beside, &path));
-        if let Err(source) = written {
-            let _ = fs::remove_file(&beside);
-            return Err(io_error("write", &path, source));
-        }
-        File::open(&parent)
+        let parent = path.parent().unwrap_or(&self.directory);
+        File::open(parent)
             .and_then(|directory| directory.sync_all())
-            .map_err(|source| io_error("write", &parent, source))
+            .map_err(|source| io_error("write", parent, source))
     }
 
     /// Replaces `name` at once, but not durably: for what can be had again.
@@ -163,18 +153,29 @@ impl State {
     /// # Errors
     /// [`Error::Io`]; the old file then still stands.
     pub fn keep(&self, name: &str, bytes: &[u8], random: &dyn Random) -> Result<(), Error> {
+        self.replace(name, bytes, |_| Ok(()), random)
+    }
+
+    fn replace(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        settle: fn(&File) -> io::Result<()>,
+        random: &dyn Random,
+    ) -> Result<(), Error> {
         let path = self.path(name);
-        let parent = path.parent().unwrap_or(&self.directory).to_path_buf();
+        let parent = path.parent().unwrap_or(&self.directory);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&parent)
-            .map_err(|source| io_error("make", &parent, source))?;
+            .create(parent)
+            .map_err(|source| io_error("make", parent, source))?;
         let beside = parent.join(format!(".{}.part", hex(&draw::<8>(random))));
         let mut options = OpenOptions::new();
         let file = options.create_new(true).write(true).mode(0o600);
         let written = file.open(&beside).and_then(|mut file| {
             file.write_all(bytes)?;
+            settle(&file)?;
             fs::rename(&beside, &path)
         });
         written.map_err(|source| {
@@ -286,16 +287,6 @@ fn io_error(what: &'static str, path: &Path, source: io::Error) -> Error {
         path: path.to_owned(),
         source,
     }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]
