@@ -3,7 +3,8 @@
 //! What every engine needs to know before it connects, parsed once at the door. Invariant: a
 //! password lives only in its [`SecretString`]; nothing that prints an address can print it.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -331,6 +332,37 @@ pub struct Question {
     pub fact: String,
     /// One SELECT that gives one value.
     pub sql: String,
+}
+
+impl Question {
+    /// Adds `answer` to the facts of a capture; one that failed is told, and no more.
+    pub fn note<E: Display>(
+        &self,
+        answer: Result<Option<String>, E>,
+        facts: &mut BTreeMap<String, String>,
+        warnings: &mut Vec<String>,
+    ) {
+        match answer {
+            Ok(answer) => {
+                let answer = answer.unwrap_or_else(|| NULL_ANSWER.to_owned());
+                facts.insert(self.fact.clone(), answer);
+            }
+            Err(error) => warnings.push(format!("{} has no answer: {error}", self.fact)),
+        }
+    }
+}
+
+/// What a question has to be.
+pub const ONE_VALUE: &str = "a check is one SELECT that gives one row of one column";
+
+/// What is wrong with an answer of `rows` rows of `columns` columns; none where it is one value.
+pub fn not_one_value(rows: usize, columns: usize) -> Option<String> {
+    match (rows, columns) {
+        (0, _) => Some("it gives no row".into()),
+        (1, 1) => None,
+        (1, columns) => Some(format!("it gives {columns} columns")),
+        _ => Some("it gives more than one row".into()),
+    }
 }
 
 /// What a capture leaves out and how hard it works; one set for all engines.

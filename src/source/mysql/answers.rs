@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::session::{Session, maybe};
-use crate::source::address::{NULL_ANSWER, QUESTION_TIME_MAX, Question};
+use crate::source::address::{ONE_VALUE, QUESTION_TIME_MAX, Question, not_one_value};
 
 const DOING: &str = "a check";
 
@@ -32,15 +32,14 @@ pub async fn value(
     let sql = format!("SELECT * FROM ({sql}\n) AS rowvault_check LIMIT 2");
     let rows = session.ask(&sql, DOING).await;
     session.run(&set(0), DOING).await?;
-    let refused = |what: String| Error::Unsupported {
-        what,
-        hint: "a check is one SELECT that gives one row of one column".into(),
-    };
-    match rows?.as_slice() {
-        [row] if row.len() == 1 => Ok(maybe(row, 0)),
-        [row] => Err(refused(format!("it gives {} columns", row.len()))),
-        [] => Err(refused("it gives no row".into())),
-        _ => Err(refused("it gives more than one row".into())),
+    let rows = rows?;
+    let columns = rows.first().map_or(0, |row| row.len());
+    match not_one_value(rows.len(), columns) {
+        None => Ok(maybe(&rows[0], 0)),
+        Some(what) => Err(Error::Unsupported {
+            what,
+            hint: ONE_VALUE.into(),
+        }),
     }
 }
 
@@ -61,13 +60,7 @@ pub async fn gather(
         session
             .run("ROLLBACK TO SAVEPOINT rowvault_check", DOING)
             .await?;
-        match answer {
-            Ok(answer) => {
-                let answer = answer.unwrap_or_else(|| NULL_ANSWER.to_owned());
-                facts.insert(question.fact.clone(), answer);
-            }
-            Err(error) => warnings.push(format!("{} has no answer: {error}", question.fact)),
-        }
+        question.note(answer, facts, warnings);
     }
     Ok(())
 }

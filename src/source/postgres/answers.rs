@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::error::Error;
 use crate::failure::Class;
-use crate::source::address::{NULL_ANSWER, QUESTION_TIME_MAX, Question};
+use crate::source::address::{ONE_VALUE, QUESTION_TIME_MAX, Question, not_one_value};
 
 const DOING: &str = "a check";
 
@@ -32,18 +32,10 @@ pub async fn value(
     );
     client.run(&begin, DOING).await?;
     let rows = client.rows("FETCH 2 FROM rowvault_check", DOING).await?;
-    let refused = |what: String| {
-        Error::stated(
-            Class::Conflict,
-            what,
-            "a check is one SELECT that gives one row of one column",
-        )
-    };
-    match rows.as_slice() {
-        [row] if row.len() == 1 => Ok(row[0].clone()),
-        [row] => Err(refused(format!("it gives {} columns", row.len()))),
-        [] => Err(refused("it gives no row".into())),
-        _ => Err(refused("it gives more than one row".into())),
+    let columns = rows.first().map_or(0, |row| row.len());
+    match not_one_value(rows.len(), columns) {
+        None => Ok(rows[0][0].clone()),
+        Some(what) => Err(Error::stated(Class::Conflict, what, ONE_VALUE)),
     }
 }
 
@@ -62,13 +54,7 @@ pub async fn gather(
         let answer = value(client, &question.sql, QUESTION_TIME_MAX).await;
         let back = "ROLLBACK TO SAVEPOINT rowvault_check; RELEASE SAVEPOINT rowvault_check";
         client.run(back, DOING).await?;
-        match answer {
-            Ok(answer) => {
-                let answer = answer.unwrap_or_else(|| NULL_ANSWER.to_owned());
-                facts.insert(question.fact.clone(), answer);
-            }
-            Err(error) => warnings.push(format!("{} has no answer: {error}", question.fact)),
-        }
+        question.note(answer, facts, warnings);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::worker::Worker;
 use super::{Error, catalog, rows};
 use crate::failure::AnyFailure;
 use crate::row::schema::{Structure, Table};
-use crate::source::address::{NULL_ANSWER, QUESTION_TIME_MAX, SourceOptions};
+use crate::source::address::{QUESTION_TIME_MAX, SourceOptions};
 use crate::source::{Order, PieceSender, Source};
 
 /// A database file to be read.
@@ -55,16 +55,8 @@ impl Source for SqliteSource {
         });
         let (worker, (opened, mut structure)) = start.await?;
         for question in &self.options.questions {
-            let fact = question.fact.clone();
-            match answer(&worker, question.sql.clone()).await? {
-                Ok(answer) => {
-                    let answer = answer.unwrap_or_else(|| NULL_ANSWER.to_owned());
-                    structure.facts.insert(fact, answer);
-                }
-                Err(what) => structure
-                    .warnings
-                    .push(format!("{fact} has no answer: {what}")),
-            }
+            let answer = answer(&worker, question.sql.clone()).await?;
+            question.note(answer, &mut structure.facts, &mut structure.warnings);
         }
         self.open = Some((worker, opened));
         Ok(structure)

@@ -20,7 +20,7 @@ use super::worker::Worker;
 use crate::failure::{AnyFailure, Class};
 use crate::id::hex;
 use crate::row::schema::Structure;
-use crate::source::address::{SourceUrl, TargetOptions};
+use crate::source::address::{ONE_VALUE, SourceUrl, TargetOptions, not_one_value};
 use crate::source::scratch::{Broken, Ready, Scratch, room};
 
 /// A scratch file, by its address or in a temporary directory.
@@ -113,21 +113,20 @@ fn open(path: &Path) -> Result<Connection, Error> {
 }
 
 fn refused(what: impl Into<String>) -> AnyFailure {
-    let hint = "a check is one SELECT that gives one row of one column";
-    AnyFailure::new(Class::Conflict, what, Some(hint.into()))
+    AnyFailure::new(Class::Conflict, what, Some(ONE_VALUE.into()))
 }
 
 /// The one value of `sql`; none for NULL.
 pub fn value(connection: &Connection, sql: &str) -> Result<Option<String>, String> {
     let told = |error: rusqlite::Error| error.to_string();
     let mut statement = connection.prepare(sql).map_err(told)?;
-    if statement.column_count() != 1 {
-        return Err(format!("it gives {} columns", statement.column_count()));
+    let columns = statement.column_count();
+    if let Some(what) = not_one_value(1, columns) {
+        return Err(what);
     }
+    let wrong = |rows| not_one_value(rows, columns).unwrap_or_default();
     let mut rows = statement.raw_query();
-    let Some(row) = rows.next().map_err(told)? else {
-        return Err("it gives no row".into());
-    };
+    let row = rows.next().map_err(told)?.ok_or_else(|| wrong(0))?;
     let value = match row.get_ref(0).map_err(told)? {
         ValueRef::Null => None,
         ValueRef::Integer(value) => Some(value.to_string()),
@@ -137,7 +136,7 @@ pub fn value(connection: &Connection, sql: &str) -> Result<Option<String>, Strin
     };
     match rows.next().map_err(told)? {
         None => Ok(value),
-        Some(_) => Err("it gives more than one row".into()),
+        Some(_) => Err(wrong(2)),
     }
 }
 
