@@ -195,7 +195,12 @@ impl Index {
             ids.insert(id);
             Some((id, listed.length, listed.modified))
         });
-        let wanted: Vec<(ObjectId, u64, Timestamp)> = wanted.collect();
+        let mut wanted: Vec<(ObjectId, u64, Timestamp)> = wanted.collect();
+        let kept = context.state.names(CACHE_FOLDER).unwrap_or_default();
+        let here: HashSet<ObjectId> = kept.iter().filter_map(|name| name.parse().ok()).collect();
+        // What is kept here first: behind an object that is on its way it would take its place, and
+        // how many come at once would depend on names, which nonces decide.
+        wanted.sort_by_key(|(id, ..)| !here.contains(id));
         let mut fetched = stream::iter(wanted)
             .map(|(id, length, modified)| fetch(context, id, length, modified))
             .buffered(FETCHES_AT_ONCE);
@@ -220,7 +225,7 @@ impl Index {
         index.all_marks = found.marks.into_iter().filter(counts).collect();
         index.marks = first_of_each(&index.all_marks);
         index.sort();
-        for name in context.state.names(CACHE_FOLDER).unwrap_or_default() {
+        for name in kept {
             let known = name.parse().is_ok_and(|id: ObjectId| ids.contains(&id));
             if !known {
                 // A cache that cannot be cleared is only too large.
