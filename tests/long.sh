@@ -16,8 +16,8 @@ undelete | 1,000 accidents on generated schemas, undone, compared row by row
 sqlite   | 3,000 random files, and a cell of 256 MiB in little memory
 bank     | MariaDB, PostgreSQL: 50 backups under 8 writers, each at one instant
 connection | PostgreSQL: 200 dropped connections, nothing stitched
-cells    | MariaDB: cells of 200 MiB
-bytea    | PostgreSQL: a cell of 200 MiB
+cells    | MariaDB: cells of 200 MiB, and one of 100 MiB in 192 MiB of memory
+bytea    | PostgreSQL: a cell of 200 MiB, in 192 MiB of memory
 s3       | 200 snapshots on a real S3 server, with the requests of every verb
 million  | an index of two million chunks and the plan of a prune in little memory
 planted  | every planted bug is caught by the test that is named beside it

@@ -195,3 +195,70 @@ fn fill_up(place: &std::path::Path, bytes: u64) {
     let filler = vec![1; (free - bytes) as usize];
     std::fs::write(place.join("filler"), filler).unwrap();
 }
+
+/// Most memory that a whole backup or restore of a server may take, whatever its cells.
+const PEAK_KIB_MAX: u64 = 192 << 10;
+
+/// Runs a verb to its end and gives the most memory that it had.
+fn peak_kib(desk: &Desk, arguments: &[&str]) -> u64 {
+    let mut command = desk.command(arguments);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let told = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        peak = peak.max(kib.map_or(0, |kib| kib.parse().unwrap()));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{arguments:?}");
+            return peak;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Backs up `from` and restores into `to`, each in bounded memory.
+fn walk_in_little_memory(from: &str, to: &str) {
+    let desk = Desk::with_repository();
+    let backup = peak_kib(&desk, &["backup", from, "--name", "huge", "-q"]);
+    let restore = peak_kib(&desk, &["restore", "huge@latest", "--to", to, "-q"]);
+    println!("peak memory: backup {backup} KiB, restore {restore} KiB");
+    assert!(backup <= PEAK_KIB_MAX, "backup: {backup} KiB");
+    assert!(restore <= PEAK_KIB_MAX, "restore: {restore} KiB");
+}
+
+#[test]
+#[ignore = "moves 600 MiB; tests/long.sh runs it"]
+fn long_bytea_of_200_mib_takes_little_memory_through_the_whole_house() {
+    let access = "local all all trust\nhost all postgres 127.0.0.1/32 trust\n";
+    let Some((server, port)) = Server::over_tcp(access) else {
+        return;
+    };
+    server.create("huge");
+    server.sql(
+        "huge",
+        "CREATE TABLE t (id int PRIMARY KEY, b bytea); ALTER TABLE t ALTER b SET STORAGE EXTERNAL;
+         INSERT INTO t SELECT 1, string_agg(decode(md5(i::text), 'hex'), '') FROM generate_series(1, 13107200) i;",
+    );
+    let url = |database: &str| format!("postgres://postgres@127.0.0.1:{port}/{database}");
+    walk_in_little_memory(&url("huge"), &url("huge_back"));
+    let check = "SELECT length(b) || md5(b) FROM t";
+    assert_eq!(server.ask("huge", check), server.ask("huge_back", check));
+}
+
+#[test]
+#[ignore = "moves 300 MiB; tests/long.sh runs it"]
+fn long_cells_of_100_mib_take_little_memory_through_the_whole_house() {
+    let server =
+        mysql_server::Server::start(&["--max-allowed-packet=256M", "--innodb-log-file-size=1G"]);
+    server.fresh(
+        "huge",
+        "CREATE TABLE t (id INT PRIMARY KEY, b LONGBLOB);
+         INSERT INTO t VALUES (1, REPEAT(RANDOM_BYTES(1024), 102400))",
+    );
+    let url = |database: &str| format!("mysql://root@127.0.0.1:{}/{database}", server.port());
+    walk_in_little_memory(&url("huge"), &url("huge_back"));
+    let check = "SELECT LENGTH(b), SHA1(b) FROM t";
+    assert_eq!(server.sql("huge", check), server.sql("huge_back", check));
+}
