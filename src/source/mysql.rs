@@ -3,7 +3,7 @@
 //! Rows are the bytes that the server prints under fixed settings; definitions are what
 //! `SHOW CREATE` says. MariaDB 10.11 is what the suite runs; where MySQL 8 differs, the code says
 //! so at the place, and that is untried. Invariant: nothing but `target`, `live` and `swap`
-//! ever writes to a server.
+//! with what serves it ever writes to a server.
 
 use crate::failure::{AnyFailure, Class};
 use crate::source::address::{SourceOptions, SourceUrl, TargetOptions};
@@ -40,6 +40,10 @@ pub mod target;
 pub mod live;
 
 pub mod scratch;
+
+pub mod fence;
+
+pub mod handover;
 
 pub mod swap;
 

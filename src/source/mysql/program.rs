@@ -145,6 +145,89 @@ async fn make(
     Ok(())
 }
 
+/// The name of the table that a trigger is on, as it is written; none where it cannot be read.
+pub fn table(trigger: &Program) -> Option<String> {
+    let ansi = trigger
+        .sql_mode
+        .split(',')
+        .any(|mode| mode == "ANSI_QUOTES");
+    quote::table_of_trigger(&trigger.sql, ansi)
+}
+
+/// Makes one trigger whatever the database's collation is now, as a session that has locked its
+/// table must: that cannot be changed meanwhile.
+///
+/// # Errors
+/// [`Error`] of the server, naming the trigger.
+pub async fn make_trigger(
+    session: &mut Session,
+    place: &Place<'_>,
+    trigger: &Program,
+) -> Result<(), Error> {
+    let doing = format!("making trigger {}", trigger.name);
+    make_one(session, place, trigger, &doing).await?;
+    settle(session).await
+}
+
+/// Makes one trigger in the place of one of the same name, if there is one; nobody can write to
+/// its table while there is none.
+///
+/// # Errors
+/// [`Error`] of the server, naming the trigger.
+pub async fn replace_trigger(
+    session: &mut Session,
+    place: &Place<'_>,
+    trigger: &Program,
+) -> Result<(), Error> {
+    let doing = format!("making trigger {}", trigger.name);
+    let own = &place.definitions.collation;
+    let other = Some(&trigger.database_collation).filter(|one| !one.is_empty() && *one != own);
+    if let Some(collation) = other {
+        set_collation(session, place.database, collation, &doing).await?;
+    }
+    let replaced = replace(session, place, trigger, &doing).await;
+    let unlocked = session.run("UNLOCK TABLES", &doing).await;
+    if other.is_some() {
+        set_collation(session, place.database, own, &doing).await?;
+    }
+    replaced.and(unlocked)
+}
+
+async fn replace(
+    session: &mut Session,
+    place: &Place<'_>,
+    trigger: &Program,
+    doing: &str,
+) -> Result<(), Error> {
+    if let Some(table) = table(trigger) {
+        let name = quote::qualified(place.database, &table);
+        session
+            .run(&format!("LOCK TABLES {name} WRITE"), doing)
+            .await?;
+    }
+    let name = quote::qualified(place.database, &trigger.name);
+    session
+        .run(&format!("DROP TRIGGER IF EXISTS {name}"), doing)
+        .await?;
+    make_trigger(session, place, trigger).await
+}
+
+/// What is run to make `program` at `place`.
+pub fn statement(place: &Place<'_>, program: &Program) -> Vec<u8> {
+    let from = &place.definitions.database;
+    let sql = match program.kind {
+        Kind::Trigger => quote::moved_head(&program.sql, from, place.database, "FOR EACH ROW"),
+        Kind::View if quote::is_qualified(&program.sql, from) => {
+            quote::moved(&program.sql, from, place.database)
+        }
+        _ => program.sql.to_vec(),
+    };
+    match place.skip_definer {
+        true => without_definer(&sql),
+        false => sql,
+    }
+}
+
 async fn set_collation(
     session: &mut Session,
     database: &str,
@@ -178,18 +261,7 @@ async fn make_one(
     program: &Program,
     doing: &str,
 ) -> Result<(), Error> {
-    let mut sql = program.sql.to_vec();
-    let from = &place.definitions.database;
-    match program.kind {
-        Kind::Trigger => sql = quote::moved_head(&sql, from, place.database, "FOR EACH ROW"),
-        Kind::View if quote::is_qualified(&sql, from) => {
-            sql = quote::moved(&sql, from, place.database);
-        }
-        _ => {}
-    }
-    if place.skip_definer {
-        sql = without_definer(&sql);
-    }
+    let sql = statement(place, program);
     session.run("SET NAMES utf8mb4", doing).await?;
     let mode = modes(session.server().mariadb, &program.sql_mode);
     let zone = match program.time_zone.as_str() {

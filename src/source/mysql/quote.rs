@@ -158,6 +158,50 @@ pub fn moved_head(sql: &[u8], from: &str, to: &str, end: &str) -> Vec<u8> {
     out
 }
 
+/// The name of the table in the head of a `CREATE TRIGGER`; none where it is not UTF-8. `ansi`
+/// says whether double quotes enclose names.
+pub fn table_of_trigger(sql: &[u8], ansi: bool) -> Option<String> {
+    let mut before: Option<&[u8]> = None;
+    let mut found: Option<(u8, &[u8])> = None;
+    let mut named = false;
+    let mut rest = sql;
+    while let Some(token) = token(&mut rest) {
+        let piece = match &token {
+            Token::Quoted(raw) => (b'`', *raw),
+            Token::Other(raw) if ansi && raw.starts_with(b"\"") => (b'"', *raw),
+            Token::Word(raw) => (b' ', *raw),
+            Token::Dot => {
+                found = None;
+                continue;
+            }
+            Token::Other(_) => continue,
+        };
+        let is = |word: &str| piece.0 == b' ' && piece.1.eq_ignore_ascii_case(word.as_bytes());
+        let event = before.is_some_and(|word| {
+            let events = ["insert", "update", "delete"];
+            events
+                .iter()
+                .any(|event| word.eq_ignore_ascii_case(event.as_bytes()))
+        });
+        if named && found.is_some() {
+            // What follows the name is FOR EACH ROW.
+            break;
+        } else if named {
+            found = Some(piece);
+        } else if event && is("on") {
+            named = true;
+        }
+        before = (piece.0 == b' ').then_some(piece.1);
+    }
+    let (quoted, raw) = found?;
+    let name = String::from_utf8(raw.to_vec()).ok()?;
+    let Some(quoted) = (quoted != b' ').then_some(char::from(quoted)) else {
+        return Some(name);
+    };
+    let inside = name.strip_prefix(quoted)?.strip_suffix(quoted)?;
+    Some(inside.replace(&format!("{quoted}{quoted}"), &quoted.to_string()))
+}
+
 /// Whether a view was printed with `database` in front of its tables: as the first of three
 /// names, or right after FROM or JOIN.
 pub fn is_qualified(sql: &[u8], database: &str) -> bool {
@@ -226,6 +270,27 @@ mod tests {
         let expected: &[u8] =
             b"CREATE trigger `b`.t before insert on `b`.d for each  row set @x = a.y";
         assert_eq!(moved_head(sql, "a", "b", "FOR EACH ROW"), expected);
+    }
+
+    #[test]
+    fn table_of_a_trigger_is_read_from_its_head() {
+        let table = |sql: &str, ansi| table_of_trigger(sql.as_bytes(), ansi);
+        let head = "CREATE DEFINER=`on`@`%` TRIGGER `on` BEFORE UPDATE";
+        for (name, ansi, expected) in [
+            ("t", false, "t"),
+            ("`a`.`t``t`", false, "t`t"),
+            ("a . /* c.d */ t", false, "t"),
+            ("\"t \"\"q\"", true, "t \"q"),
+            ("`für`", false, "für"),
+        ] {
+            let sql = format!("{head} ON {name} FOR EACH ROW SET @x = a.y");
+            assert_eq!(table(&sql, ansi).as_deref(), Some(expected), "{sql}");
+        }
+        assert_eq!(
+            table_of_trigger(b"CREATE TRIGGER t AFTER INSERT ON \xe9 FOR", false),
+            None
+        );
+        assert_eq!(table("CREATE TRIGGER t AFTER INSERT ON", false), None);
     }
 
     #[test]

@@ -5,16 +5,16 @@
 //! new; which of them is seen by the kept database, and what is missing then stands in the note.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::handover::{self, Handover};
 use super::program::{self, Made, Place};
 use super::quote;
 use super::session::{Purpose, Session, number, text};
-use super::structure::{self, Definitions, Kind, charset};
+use super::structure::{self, Definitions, Kind, Program, charset};
 use super::target::sequence_defaults;
 use crate::clock::Clock;
 use crate::failure::AnyFailure;
@@ -26,15 +26,6 @@ use crate::source::{Exchange, Exchanged, Keep, Others, Settled, Swap};
 
 /// The longest name of a database.
 const NAME_CHARACTERS_MAX: usize = 64;
-/// For how long one try may keep others waiting.
-const TRY_SECONDS: u32 = 1;
-/// How long transactions of others may still run where they are respected.
-const COURTESY: Duration = Duration::from_secs(5);
-/// The same where they may come to their end.
-const PATIENCE: Duration = Duration::from_secs(3600);
-/// How often it is looked whether the renaming waits in its place.
-const LOOKS_MAX: u32 = 200;
-
 /// What must be known to go on, or back.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Note {
@@ -154,20 +145,23 @@ impl Swap for MysqlSwap {
         let mut control = self.session().await?;
         make_kept(&mut control, &names.kept, &note.outgoing).await?;
         reach("exchange copied");
-        let work = Work {
-            swap: self,
+        let handover = Handover {
+            url: &self.url,
+            clock: &self.clock,
             names,
             others,
-            note: &note,
+            outgoing: &note.outgoing,
             coming: &coming,
+            incoming: &note.incoming,
         };
-        let start = work.rename(&mut control).await?;
+        let moved = handover.run(&mut control).await?;
         reach("exchange half written");
-        let warnings = self.complete(&mut control, names, &note).await?;
+        let locked = moved.locked;
+        let warnings = self.complete(&mut control, names, &note, locked).await?;
         reach("exchange written");
         control.close().await;
         Ok(Exchanged {
-            downtime: self.clock.elapsed() - start,
+            downtime: self.clock.elapsed() - moved.since,
             warnings,
         })
     }
@@ -184,12 +178,12 @@ impl Swap for MysqlSwap {
             _ => tables(&mut session, &names.kept).await? > 0,
         };
         if moved {
-            self.complete(&mut session, names, &note).await?;
+            self.complete(&mut session, names, &note, None).await?;
             return Ok(Settled::New);
         }
         if exists(&mut session, &names.kept).await? {
             // Triggers of the old tables may have been dropped already.
-            self.make_triggers(&mut session, &note.outgoing).await?;
+            self.settle_triggers(&mut session, &note.outgoing).await?;
             drop_database(&mut session, &names.kept).await?;
         }
         Ok(Settled::Old)
@@ -287,184 +281,48 @@ async fn broken_references(session: &mut Session, name: &str) -> Result<Vec<Stri
     Ok(broken)
 }
 
-struct Work<'a> {
-    swap: &'a MysqlSwap,
-    names: &'a Exchange,
-    others: Others,
-    note: &'a Note,
-    coming: &'a Definitions,
-}
-
-/// The names of tables and sequences.
-fn names(definitions: &Definitions) -> impl Iterator<Item = &String> {
-    let tables = definitions.tables.iter().map(|table| &table.name);
-    tables.chain(definitions.sequences.iter().map(|sequence| &sequence.name))
-}
-
-impl Work<'_> {
-    /// Moves all tables out and in, with writers shut out; since when they were.
-    async fn rename(&self, control: &mut Session) -> Result<Duration, AnyFailure> {
-        let live = self.swap.url.database();
-        let mut moves = Vec::new();
-        for (definitions, from, to) in [
-            (&self.note.outgoing, &live, &self.names.kept),
-            (self.coming, &self.names.side, &live),
-        ] {
-            for name in names(definitions) {
-                let (from, to) = (quote::qualified(from, name), quote::qualified(to, name));
-                moves.push(format!("{from} TO {to}"));
-            }
-        }
-        let mut locking = Session::connect(&self.swap.url, Some(&live), Purpose::Filling).await?;
-        let start = self.lock(&mut locking, control).await?;
-        let triggers = self.note.outgoing.programs.iter();
-        for trigger in triggers.filter(|program| program.kind == Kind::Trigger) {
-            let sql = format!("DROP TRIGGER {}", quote::identifier(&trigger.name));
-            let doing = format!("dropping trigger {}", trigger.name);
-            locking.run(&sql, &doing).await?;
-        }
-        reach("exchange locked");
-        if moves.is_empty() {
-            return Ok(start);
-        }
-        let sql = format!("RENAME TABLE {}", moves.join(", "));
-        let mut renaming = self.swap.session().await?;
-        renaming
-            .run("SET SESSION lock_wait_timeout = 10", "its settings")
-            .await?;
-        let id = renaming.id();
-        let renamed = renaming.run(&sql, "exchanging the tables");
-        let unlocked = self.unlock(&mut locking, control, id);
-        let (renamed, unlocked) = tokio::join!(renamed, unlocked);
-        renamed?;
-        unlocked?;
-        renaming.close().await;
-        locking.close().await;
-        Ok(start)
-    }
-
-    /// Locks all tables of the live database against everybody, and says since when.
-    async fn lock(
-        &self,
-        locking: &mut Session,
-        control: &mut Session,
-    ) -> Result<Duration, AnyFailure> {
-        let clock = &self.swap.clock;
-        let until = clock.elapsed()
-            + match self.others {
-                Others::Wait => PATIENCE,
-                Others::Respect | Others::End => COURTESY,
-            };
-        let locks = names(&self.note.outgoing).map(|name| quote::identifier(name) + " WRITE");
-        let locks: Vec<String> = locks.collect();
-        let timeout = format!("SET SESSION lock_wait_timeout = {TRY_SECONDS}");
-        locking.run(&timeout, "its settings").await?;
-        loop {
-            if self.others == Others::End {
-                self.end_transactions(control).await?;
-            }
-            let start = clock.elapsed();
-            if locks.is_empty() {
-                return Ok(start);
-            }
-            let sql = format!("LOCK TABLES {}", locks.join(", "));
-            match locking.run(&sql, "locking the tables").await {
-                Ok(()) => return Ok(start),
-                Err(error) if error.code() == Some(1205) && clock.elapsed() < until => {
-                    tokio::time::sleep(Duration::from_millis(300)).await;
-                }
-                Err(error) if error.code() == Some(1205) => {
-                    let what = format!(
-                        "transactions of others work in database {}: {error}",
-                        self.swap.url.database()
-                    );
-                    let hint = "try again, --wait for their end, or end them with --force";
-                    let class = crate::failure::Class::Busy;
-                    return Err(AnyFailure::new(class, what, Some(hint.into())));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Ends whoever is in a transaction in the live database.
-    async fn end_transactions(&self, control: &mut Session) -> Result<(), Error> {
-        let sql = format!(
-            "SELECT p.id FROM information_schema.innodb_trx t \
-             JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
-             WHERE p.db = {} AND p.id <> CONNECTION_ID()",
-            quote::text(&self.swap.url.database())
-        );
-        for row in control.ask(&sql, "looking who works in it").await? {
-            if let Some(id) = number(&row, 0) {
-                // One that has ended by itself is fine.
-                let _ = control.run(&format!("KILL {id}"), "ending a session").await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the locks back once the renaming waits for them: a renaming that waits comes before
-    /// all that write.
-    async fn unlock(
-        &self,
-        locking: &mut Session,
-        control: &mut Session,
-        renaming: u32,
-    ) -> Result<(), Error> {
-        let doing = "handing the tables over";
-        let state =
-            format!("SELECT state FROM information_schema.processlist WHERE id = {renaming}");
-        for _ in 0..LOOKS_MAX {
-            let state = text(&control.one(&state, doing).await?, 0);
-            if state.contains("lock") {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let programs = self.note.outgoing.programs.iter();
-        if programs
-            .into_iter()
-            .any(|program| program.kind == Kind::Trigger)
-        {
-            // Their triggers are gone: a statement that waits must not run without them.
-            let waiting = format!(
-                "SELECT id FROM information_schema.processlist WHERE db = {} AND id <> {renaming} \
-                 AND id <> CONNECTION_ID() AND id <> {} AND state LIKE '%lock%'",
-                quote::text(&self.swap.url.database()),
-                locking.id()
-            );
-            for row in control.ask(&waiting, doing).await? {
-                if let Some(id) = number(&row, 0) {
-                    let _ = control.run(&format!("KILL QUERY {id}"), doing).await;
-                }
-            }
-        }
-        locking.run("UNLOCK TABLES", doing).await
-    }
-}
-
 impl MysqlSwap {
-    /// The tables are the new ones: makes their programs, and takes the empty side away. May be
-    /// done again.
+    /// The tables are the new ones: makes their programs, and takes the empty side away; `locked`
+    /// has those with triggers, to make these and let them go. May be done again.
     async fn complete(
         &self,
         session: &mut Session,
         names: &Exchange,
         note: &Note,
+        locked: Option<Session>,
     ) -> Result<Vec<String>, Error> {
         let live = self.url.database();
-        self.drop_programs(session, &live, |_| true).await?;
+        let definitions = &note.incoming;
+        let is_other = |kind| kind != Kind::Trigger;
+        let there = self.drop_programs(session, &live, is_other).await?;
         let entered = format!("USE {}", quote::identifier(&live));
         session.run(&entered, "entering the database").await?;
-        let charset = format!(
-            "ALTER DATABASE {}{}",
-            quote::identifier(&live),
-            charset(&note.incoming)?
-        );
-        session.run(&charset, "setting the character set").await?;
+        let alike =
+            (&there.charset, &there.collation) == (&definitions.charset, &definitions.collation);
+        let mut warnings = Vec::new();
+        if alike {
+            // What triggers may call stands before they can be fired.
+            warnings.extend(
+                make_programs(session, &live, definitions, |kind| kind < Kind::View).await?,
+            );
+        }
+        if let Some(locked) = locked {
+            make_triggers(locked, &live, definitions).await?;
+        }
+        if !alike {
+            // It cannot be changed while tables are locked, and what is made takes it over.
+            let charset = format!(
+                "ALTER DATABASE {}{}",
+                quote::identifier(&live),
+                charset(definitions)?
+            );
+            session.run(&charset, "setting the character set").await?;
+            warnings.extend(
+                make_programs(session, &live, definitions, |kind| kind < Kind::View).await?,
+            );
+        }
         for (table, column, default) in &note.defaults {
-            let default = quote::moved(default.as_bytes(), &note.incoming.database, &live);
+            let default = quote::moved(default.as_bytes(), &definitions.database, &live);
             let sql = format!(
                 "ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}",
                 quote::identifier(table),
@@ -474,34 +332,59 @@ impl MysqlSwap {
             let doing = format!("setting a default of table {table}");
             session.run(&sql, &doing).await?;
         }
-        let warnings = make_programs(session, &live, &note.incoming).await?;
+        warnings
+            .extend(make_programs(session, &live, definitions, |kind| kind == Kind::View).await?);
+        self.settle_triggers(session, definitions).await?;
+        warnings
+            .extend(make_programs(session, &live, definitions, |kind| kind == Kind::Event).await?);
         drop_database(session, &names.side).await?;
         Ok(warnings)
     }
 
-    /// Makes the triggers of `definitions` again, in their order.
-    async fn make_triggers(
+    /// Sees that the triggers of the live database are those of `definitions`, each table shut
+    /// while one of its triggers is made again.
+    async fn settle_triggers(
         &self,
         session: &mut Session,
         definitions: &Definitions,
     ) -> Result<(), Error> {
         let live = self.url.database();
-        self.drop_programs(session, &live, |kind| kind == Kind::Trigger)
-            .await?;
+        let place = Place {
+            database: &live,
+            definitions,
+            skip_definer: false,
+        };
+        let there = self.read(&live).await?;
+        let there: Vec<&Program> = handover::triggers(&there).collect();
+        let wanted: Vec<&Program> = handover::triggers(definitions).collect();
+        let alike = |(there, wanted): (&&Program, &&Program)| {
+            *there.sql == program::statement(&place, wanted)
+                && (&there.name, &there.database_collation)
+                    == (&wanted.name, &wanted.database_collation)
+        };
+        if there.len() == wanted.len() && there.iter().zip(&wanted).all(alike) {
+            return Ok(());
+        }
         let entered = format!("USE {}", quote::identifier(&live));
         session.run(&entered, "entering the database").await?;
-        let mut only = definitions.clone();
-        only.programs
-            .retain(|program| program.kind == Kind::Trigger);
-        make_programs(session, &live, &only).await.map(|_| ())
+        for trigger in there {
+            if !wanted.iter().any(|wanted| wanted.name == trigger.name) {
+                drop_program(session, &live, trigger).await?;
+            }
+        }
+        for trigger in wanted {
+            program::replace_trigger(session, &place, trigger).await?;
+        }
+        Ok(())
     }
 
+    /// Drops what `which` names, and gives what was there.
     async fn drop_programs(
         &self,
         session: &mut Session,
         live: &str,
         which: fn(Kind) -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Definitions, Error> {
         let there = self.read(live).await?;
         for program in there
             .programs
@@ -509,26 +392,54 @@ impl MysqlSwap {
             .rev()
             .filter(|program| which(program.kind))
         {
-            let sql = format!(
-                "DROP {} IF EXISTS {}",
-                program.kind.sql(),
-                quote::qualified(live, &program.name)
-            );
-            let doing = format!("dropping {} {}", program.kind.word(), program.name);
-            session.run(&sql, &doing).await?;
+            drop_program(session, live, program).await?;
         }
-        Ok(())
+        Ok(there)
     }
+}
+
+async fn drop_program(session: &mut Session, live: &str, program: &Program) -> Result<(), Error> {
+    let name = quote::qualified(live, &program.name);
+    let sql = format!("DROP {} IF EXISTS {name}", program.kind.sql());
+    let doing = format!("dropping {} {}", program.kind.word(), program.name);
+    session.run(&sql, &doing).await
+}
+
+/// Makes the triggers of the tables that `locked` has, and lets these go.
+async fn make_triggers(
+    mut locked: Session,
+    live: &str,
+    definitions: &Definitions,
+) -> Result<(), Error> {
+    let place = Place {
+        database: live,
+        definitions,
+        skip_definer: false,
+    };
+    for trigger in handover::triggers(definitions) {
+        match program::make_trigger(&mut locked, &place, trigger).await {
+            // One whose table is not locked, since its name is not understood, is made later.
+            Err(error) if error.code() == Some(1100) => {}
+            made => made?,
+        }
+    }
+    let doing = "letting the tables go";
+    locked.run("UNLOCK TABLES", doing).await?;
+    locked.close().await;
+    Ok(())
 }
 
 async fn make_programs(
     session: &mut Session,
     live: &str,
     definitions: &Definitions,
+    which: fn(Kind) -> bool,
 ) -> Result<Vec<String>, Error> {
+    let mut only = definitions.clone();
+    only.programs.retain(|program| which(program.kind));
     let place = Place {
         database: live,
-        definitions,
+        definitions: &only,
         skip_definer: false,
     };
     let mut made = Made::default();
