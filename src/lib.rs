@@ -8,6 +8,7 @@
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`], [`notify`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
 //! - jobs, one file a verb: [`job`]
+//! - what several faces print: [`document`]
 //! - faces: [`config`], [`daemon`], [`cli`], [`demo`]
 
 pub mod failpoint;
@@ -42,6 +43,8 @@ pub mod notify;
 pub mod repo;
 
 pub mod job;
+
+pub mod document;
 
 pub mod config;
 

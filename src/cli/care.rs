@@ -10,8 +10,8 @@ use crate::cli::database;
 use crate::cli::render::{self, Side};
 use crate::cli::session::Session;
 use crate::clock::Timestamp;
+use crate::document::{EntryDocument, HeadDocument, detail};
 use crate::failure::{AnyFailure, Class};
-use crate::format::ledger::Event;
 use crate::id::{ObjectId, SourceName};
 use crate::job::{Opened, doctor, freeze};
 use crate::repo::catalog::{Catalog, Source};
@@ -66,43 +66,6 @@ struct LedgerDocument {
     entries: Vec<EntryDocument>,
 }
 
-#[derive(Serialize)]
-struct HeadDocument {
-    source: String,
-    number: u64,
-    hash: String,
-}
-
-#[derive(Serialize)]
-struct EntryDocument {
-    source: String,
-    number: u64,
-    time: String,
-    event: String,
-    detail: String,
-    host: String,
-    signer: String,
-    counts: bool,
-    hash: String,
-}
-
-impl EntryDocument {
-    fn new(link: &Linked) -> EntryDocument {
-        let entry = &link.entry;
-        EntryDocument {
-            source: entry.source.to_string(),
-            number: entry.number,
-            time: entry.time.rfc3339(),
-            event: entry.event.kind().to_owned(),
-            detail: detail(&entry.event),
-            host: entry.host.clone(),
-            signer: link.signer.to_string(),
-            counts: link.counts,
-            hash: link.hash.to_string(),
-        }
-    }
-}
-
 /// Runs `ledger`.
 ///
 /// # Errors
@@ -152,15 +115,8 @@ fn chosen<'a>(
 }
 
 fn heads(sources: &[&Source]) -> Vec<HeadDocument> {
-    let head = |source: &&Source| {
-        let head = source.head()?;
-        Some(HeadDocument {
-            source: source.name.to_string(),
-            number: head.number,
-            hash: head.hash.to_string(),
-        })
-    };
-    sources.iter().filter_map(head).collect()
+    let heads = sources.iter().filter_map(|source| HeadDocument::of(source));
+    heads.collect()
 }
 
 fn document(sources: &[&Source], heads_alone: bool) -> LedgerDocument {
@@ -213,35 +169,6 @@ fn entries_text(sources: &[&Source]) -> String {
     }
     text.push('\n');
     text
-}
-
-/// What an entry says, in a few words.
-fn detail(event: &Event) -> String {
-    match event {
-        Event::Snapshot(record) => format!(
-            "{}, {}",
-            record.id.short(),
-            render::counted(record.totals.rows, "row")
-        ),
-        Event::Forgotten(forgotten) => {
-            let many = render::counted(forgotten.snapshots.len() as u64, "snapshot");
-            format!("{many}: {}", forgotten.reason)
-        }
-        Event::Verified(verified) => {
-            let many = render::counted(verified.snapshots.len() as u64, "snapshot");
-            format!("{many}, {} % of the data", verified.data_percent)
-        }
-        Event::Restored(to) | Event::RolledBack(to) | Event::Undeleted(to) | Event::Drilled(to) => {
-            format!("{} to {}", to.snapshot.short(), to.place)
-        }
-        Event::Pinned(one) | Event::Unpinned(one) | Event::Tagged(one) => {
-            format!("{}: {}", one.snapshot.short(), one.text)
-        }
-        Event::Frozen(reason) | Event::Thawed(reason) => reason.text.clone(),
-        Event::IntentVoided(voided) => voided.reason.clone(),
-        Event::Summary(summary) => render::counted(summary.snapshots.len() as u64, "snapshot"),
-        Event::Unknown(_) => "(written by a newer rowvault)".into(),
-    }
 }
 
 /// Believes the ledger again as it ends now, whatever was seen before.

@@ -19,6 +19,7 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::cli::database;
 use crate::cli::render::{self, Side};
 use crate::cli::session::{Session, read_key_file};
+use crate::document::PastDocument;
 use crate::failure::{AnyFailure, Class};
 use crate::format::keyslot::text::KeyFile;
 use crate::id::SourceName;
@@ -338,35 +339,9 @@ struct HistoryDocument {
     drills: Vec<PastDocument>,
 }
 
-#[derive(Serialize)]
-struct PastDocument {
-    time: String,
-    snapshot: String,
-    ok: bool,
-    rto_ms: Option<u64>,
-    rpo_ms: Option<u64>,
-    rows: u64,
-    failed: Vec<String>,
-    place: String,
-    from_recovery: bool,
-    host: String,
-}
-
 fn history(session: &Session, past: &[Past]) -> Result<u8, AnyFailure> {
     if session.output.is_json() {
-        let drill = |past: &Past| PastDocument {
-            time: past.time.rfc3339(),
-            snapshot: past.snapshot.to_string(),
-            ok: past.ok,
-            rto_ms: past.rto.map(millis),
-            rpo_ms: past.rpo.map(millis),
-            rows: past.rows,
-            failed: past.failed.clone(),
-            place: past.place.clone(),
-            from_recovery: past.from_recovery,
-            host: past.host.clone(),
-        };
-        let drills = past.iter().map(drill).collect();
+        let drills = past.iter().map(PastDocument::new).collect();
         session.output.document(&HistoryDocument { drills })?;
         return Ok(0);
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cli::relations;
 use crate::cli::render::{self, Side};
 use crate::cli::session::Session;
+use crate::document::SnapshotDocument;
 use crate::failure::{AnyFailure, Class};
 use crate::format::manifest::{Manifest, ManifestTable};
 use crate::id::SourceName;
@@ -26,32 +27,6 @@ pub struct Snapshots {
 #[derive(Serialize)]
 struct SnapshotsDocument {
     snapshots: Vec<SnapshotDocument>,
-}
-
-#[derive(Serialize)]
-struct SnapshotDocument {
-    id: String,
-    source: String,
-    time: String,
-    tables: u64,
-    rows: u64,
-    bytes_stored: u64,
-    verified_at: Option<String>,
-}
-
-impl SnapshotDocument {
-    fn new(snapshot: &Snapshot) -> SnapshotDocument {
-        let (record, totals) = (&snapshot.record, &snapshot.record.totals);
-        SnapshotDocument {
-            id: record.id.to_string(),
-            source: snapshot.source.to_string(),
-            time: record.taken_at.rfc3339(),
-            tables: totals.tables,
-            rows: totals.rows,
-            bytes_stored: totals.bytes_stored,
-            verified_at: snapshot.verified_at.map(|time| time.rfc3339()),
-        }
-    }
 }
 
 /// Runs `snapshots`.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
+use crate::document::FailureDocument;
 use crate::failure::AnyFailure;
 
 /// Whether results are for people or for programs.
@@ -106,28 +107,10 @@ impl Write for Output {
     }
 }
 
-#[derive(Serialize)]
-struct ErrorDocument<'a> {
-    error: ErrorBody<'a>,
-}
-
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    class: &'a str,
-    message: String,
-    hint: Option<String>,
-}
-
 /// The lines that tell a failure: what and where, then what to do.
 pub fn failure_text(failure: &AnyFailure, style: Style) -> String {
     if style == Style::Json {
-        let document = ErrorDocument {
-            error: ErrorBody {
-                class: failure.class().name(),
-                message: failure.to_string(),
-                hint: failure.hint(),
-            },
-        };
+        let document = FailureDocument::new(failure);
         let text = serde_json::to_string(&document).expect("a failure is plain data");
         return format!("{text}\n");
     }

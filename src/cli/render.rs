@@ -9,6 +9,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::clock::Timestamp;
+pub use crate::document::{count, counted};
 
 /// Width where no terminal says otherwise.
 const WIDTH: u16 = 80;
@@ -67,25 +68,6 @@ pub fn table(columns: &[(&str, Side)], rows: &[Vec<String>]) -> String {
 pub fn plain(text: &str) -> String {
     let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().map(printable).collect()
-}
-
-/// A number with a comma for each thousand.
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// `number` of something, which gets an `s` where it is not one.
-pub fn counted(number: u64, thing: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{} {thing}{ending}", count(number))
 }
 
 /// A size in the unit that leaves one to four digits.

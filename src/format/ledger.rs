@@ -98,6 +98,17 @@ pub struct Reason {
     pub text: String,
 }
 
+/// Something that somebody asked the daemon for, from another program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// What, as the job is called.
+    pub what: String,
+    /// The name of the token.
+    pub by: String,
+    /// The address that it came from.
+    pub address: String,
+}
+
 /// An intent that no longer counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntentVoided {
@@ -150,6 +161,8 @@ pub enum Event {
     Frozen(Reason),
     /// The freeze ended.
     Thawed(Reason),
+    /// Somebody asked the daemon for something.
+    Requested(Requested),
     /// A dead backup's intent no longer counts.
     IntentVoided(IntentVoided),
     /// A summary of the living.
@@ -210,6 +223,7 @@ impl Event {
             Event::Tagged(_) => "tagged",
             Event::Frozen(_) => "frozen",
             Event::Thawed(_) => "thawed",
+            Event::Requested(_) => "requested",
             Event::IntentVoided(_) => "intent_voided",
             Event::Summary(_) => "summary",
             Event::Unknown(kind) => kind,
@@ -225,6 +239,7 @@ impl Event {
                 | Event::RolledBack(_)
                 | Event::Undeleted(_)
                 | Event::Drilled(_)
+                | Event::Requested(_)
                 | Event::Unknown(_)
         )
     }
@@ -250,6 +265,7 @@ impl Event {
             | Event::Drilled(data) => write_body(data),
             Event::Pinned(data) | Event::Unpinned(data) | Event::Tagged(data) => write_body(data),
             Event::Frozen(data) | Event::Thawed(data) => write_body(data),
+            Event::Requested(data) => write_body(data),
             Event::IntentVoided(data) => write_body(data),
             Event::Summary(data) => write_body(data),
             Event::Unknown(_) => Vec::new(),
@@ -273,6 +289,7 @@ impl Event {
             "tagged" => Event::Tagged(body(bytes)?),
             "frozen" => Event::Frozen(body(bytes)?),
             "thawed" => Event::Thawed(body(bytes)?),
+            "requested" => Event::Requested(body(bytes)?),
             "intent_voided" => Event::IntentVoided(body(bytes)?),
             "summary" => Event::Summary(body(bytes)?),
             other if required => {

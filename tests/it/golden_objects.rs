@@ -16,8 +16,8 @@ use rowvault::format::index::{Index, IndexedPack, Mark};
 use rowvault::format::intent::{Intent, Purpose};
 use rowvault::format::lease::Lease;
 use rowvault::format::ledger::{
-    Entry, Event, Forgotten, Head, IntentVoided, Reason, Recovered, SnapshotRecord, Summary,
-    Treated, Verified,
+    Entry, Event, Forgotten, Head, IntentVoided, Reason, Recovered, Requested, SnapshotRecord,
+    Summary, Treated, Verified,
 };
 use rowvault::format::manifest::{
     Manifest, ManifestTable, Mode, StoredOrder, StructureReference, Totals,
@@ -283,6 +283,11 @@ pub fn events() -> Vec<Event> {
         Event::Tagged(treated("release")),
         Event::Frozen(reason()),
         Event::Thawed(reason()),
+        Event::Requested(Requested {
+            what: "backup crm".into(),
+            by: "ops".into(),
+            address: "10.1.2.3".into(),
+        }),
         Event::IntentVoided(IntentVoided {
             intent: ulid(),
             reason: "past its deadline".into(),

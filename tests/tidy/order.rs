@@ -99,6 +99,7 @@ const HOUSE: &[(&str, Children)] = &[
             exceptions: &[],
         },
     ),
+    ("document", Children::None),
     ("config", Children::Free),
     ("daemon", Children::Free),
     ("cli", Children::Free),
