@@ -6,17 +6,18 @@
 //! with a password in it that others may read is refused.
 
 pub mod drill;
+pub mod http;
 pub mod notify;
 pub mod plan;
 mod reading;
 pub mod relations;
 pub mod repository;
 pub mod secret;
+pub mod token;
 pub mod traffic;
 
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use chrono_tz::Tz;
@@ -29,6 +30,7 @@ use crate::retention::Policy;
 use crate::source::address::{SourceUrl, TablePattern};
 pub use reading::{Environment, Error};
 
+use http::{Http, HttpText};
 use notify::{Notify, NotifyText};
 use plan::{Daemon, DaemonText, SourcePlan};
 use reading::Reading;
@@ -50,8 +52,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// Who hears of what.
     pub notify: Notify,
-    /// Where the daemon answers requests.
-    pub listen: Option<SocketAddr>,
+    /// How the daemon answers requests.
+    pub http: Option<Http>,
 }
 
 /// A database to protect.
@@ -112,7 +114,7 @@ struct FileText {
     #[serde(default)]
     notify: NotifyText,
     #[serde(default)]
-    http: plan::HttpText,
+    http: HttpText,
 }
 
 #[derive(Deserialize)]
@@ -201,7 +203,7 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> 
         sources: config.sources.into_iter().map(|(one, _)| one).collect(),
         daemon: config.daemon,
         notify: config.notify,
-        listen: config.listen,
+        http: config.http,
     })
 }
 
@@ -211,7 +213,7 @@ struct Parsed {
     sources: Vec<(Source, bool)>,
     daemon: Daemon,
     notify: Notify,
-    listen: Option<SocketAddr>,
+    http: Option<Http>,
 }
 
 fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed, Error> {
@@ -233,7 +235,7 @@ fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed
         sources,
         daemon,
         notify: reading.notify(file.notify)?,
-        listen: reading.http_listen(file.http)?,
+        http: reading.http_face(file.http)?,
     })
 }
 

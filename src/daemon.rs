@@ -6,6 +6,7 @@
 //! before it starts, so that neither a restart nor a stepped clock does it twice.
 
 pub mod alerts;
+pub mod archive;
 pub mod board;
 pub mod desk;
 pub mod ground;
@@ -14,5 +15,6 @@ pub mod http;
 pub mod job;
 pub mod metrics;
 pub mod plan;
+pub mod question;
 pub mod runner;
 pub mod serve;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 
 use clap::Args;
 use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 
 use crate::cli::care;
 use crate::cli::database;
 use crate::cli::protect;
 use crate::cli::retain;
 use crate::cli::session::{Place, Session};
+use crate::daemon::archive::Opener;
 use crate::daemon::board::Bounds;
 use crate::daemon::ground::{Ground, Setup};
+use crate::daemon::http::Plan;
 use crate::daemon::job::{Run, Task};
 use crate::daemon::plan::jobs;
 use crate::daemon::runner::{Report, Taken, Watch, Worker};
@@ -26,8 +28,9 @@ use crate::failure::{AnyFailure, Class};
 use crate::id::SourceName;
 use crate::job::maintain::{self, ForgetRequest, ForgetSource, PruneRequest, Times};
 use crate::job::verify::{self, Data};
-use crate::job::{Context, Opened, backup, drill};
+use crate::job::{Context, Opened, Silent, backup, drill};
 use crate::repo::catalog::Snapshot;
+use crate::repo::check;
 use crate::repo::intent;
 use crate::repo::prune::Limits;
 use crate::source::address::Ownership;
@@ -79,9 +82,30 @@ impl Plans for FromFile<'_> {
             stall: daemon.stall,
             repeat: session.config.notify.repeat,
             channels: session.config.notify.channels(&session.clock)?,
-            listen: session.config.listen,
+            http: match &session.config.http {
+                Some(http) => {
+                    let opener = Arc::new(Opens(session.clone()));
+                    Some(Plan::new(http.clone(), opener)?)
+                }
+                None => None,
+            },
             heartbeat: session.config.notify.heartbeat()?,
             worker: Arc::new(Verbs(session)),
+        })
+    }
+}
+
+/// Opens the repository for who looks things up over HTTP.
+struct Opens(Session);
+
+impl Opener for Opens {
+    fn open(&self) -> BoxFuture<'_, Result<Opened, AnyFailure>> {
+        Box::pin(async move {
+            let context = Context {
+                progress: Arc::new(Silent),
+                ..self.0.context()?
+            };
+            context.open().await
         })
     }
 }
@@ -163,7 +187,10 @@ async fn backed_up(
         None => None,
     };
     let catalog = opened.catalog().await?;
-    let is_frozen = catalog.source(name)?.frozen.is_some();
+    let living = catalog.source(name)?;
+    let is_frozen = living.frozen.is_some();
+    let added = living.snapshots.iter();
+    let living_bytes = added.map(|one| one.record.totals.bytes_stored).sum();
     let totals = &taken.record.totals;
     Ok(Report {
         told: format!(
@@ -176,14 +203,15 @@ async fn backed_up(
             taken.head.number,
             taken.head.hash,
         ),
-        taken: Some(told(&taken)),
+        taken: Some(told(&taken, living_bytes)),
+        repository_bytes: Some(taken.bytes_there),
         is_frozen: Some(is_frozen),
         unusual: unusual.map(|alarm| (alarm.reason(), alarm.remedies())),
         ..Report::default()
     })
 }
 
-fn told(taken: &backup::Outcome) -> Taken {
+fn told(taken: &backup::Outcome, living_bytes: u64) -> Taken {
     let totals = &taken.record.totals;
     Taken {
         id: taken.record.id.to_string(),
@@ -191,6 +219,8 @@ fn told(taken: &backup::Outcome) -> Taken {
         rows: [totals.rows, totals.rows_put, totals.rows_deleted],
         bytes: [totals.bytes_read, totals.bytes_stored],
         head: taken.head.number,
+        changed: taken.changed.clone(),
+        living_bytes,
     }
 }
 
@@ -289,11 +319,14 @@ async fn prune(session: &Session, opened: &Opened) -> Result<Report, AnyFailure>
         ..PruneRequest::default()
     };
     let swept = maintain::prune(opened, &request).await?.swept;
+    let there = check::packs_listed(&opened.vault).await?;
     Ok(Report {
         told: format!(
             "freed {} bytes in {} packs, marked {} bytes",
             swept.bytes_freed, swept.packs_deleted, swept.bytes_marked
         ),
+        repository_bytes: Some(there.values().sum()),
+        locked_bytes: Some(swept.bytes_locked),
         ..Report::default()
     })
 }

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::cli::render::{self, Side};
 use crate::cli::session::{Session, ask_new};
 use crate::config::secret;
+use crate::config::token::{Role, TokenHash, draw_token};
 use crate::crypto::keyslot::PassphraseCost;
 use crate::failure::{AnyFailure, Class};
 use crate::format::keyring::{Sources, Writer};
@@ -47,6 +49,8 @@ pub enum KeyVerb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Make a token for the daemon's API; print it once, and the lines for the configuration
+    Token(TokenArguments),
     /// Make one more recovery sheet
     Recovery {
         /// The file to make
@@ -99,6 +103,22 @@ pub struct WriterArguments {
     pub may_forget: bool,
 }
 
+/// Who gets a token.
+#[derive(Args, Clone, Debug)]
+pub struct TokenArguments {
+    /// The name that the ledger shows
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// What it lets do: viewer (look), operator (start backups and drills), admin (thaw)
+    #[arg(long, value_name = "ROLE", default_value = "viewer", value_parser = role)]
+    pub role: Role,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let found = Role::ALL.into_iter().find(|role| role.name() == text);
+    found.ok_or_else(|| "viewer, operator or admin".into())
+}
+
 /// Runs `key …`.
 ///
 /// # Errors
@@ -110,11 +130,53 @@ pub async fn key(session: &Session, arguments: &Key) -> Result<u8, AnyFailure> {
         KeyVerb::Remove { slot } => remove(session, slot).await,
         KeyVerb::Writer(arguments) => writer(session, arguments).await,
         KeyVerb::Revoke { name } => revoke(session, name).await,
+        KeyVerb::Token(arguments) => token(session, arguments),
         KeyVerb::Recovery { out } => {
             let addition = Addition::RecoverySheet(out.clone());
             added(session, &addition, "recovery sheet").await
         }
     }
+}
+
+#[derive(Serialize)]
+struct TokenDocument<'a> {
+    name: &'a str,
+    role: &'static str,
+    token: &'a str,
+    hash: String,
+}
+
+/// Draws a token; nothing of it is kept here.
+fn token(session: &Session, arguments: &TokenArguments) -> Result<u8, AnyFailure> {
+    let (name, role) = (arguments.name.as_str(), arguments.role.name());
+    if name.is_empty()
+        || name
+            .chars()
+            .any(|letter| letter.is_control() || letter == '\'')
+    {
+        return Err(AnyFailure::new(
+            Class::Invalid,
+            format!("{name:?} is no name of a token"),
+            Some("name who will have it, such as grafana".into()),
+        ));
+    }
+    let drawn = draw_token(session.random.as_ref());
+    let token = drawn.expose_secret();
+    let hash = TokenHash::of(token).map_or(String::new(), |hash| hash.to_string());
+    if session.output.is_json() {
+        session.output.document(&TokenDocument {
+            name,
+            role,
+            token,
+            hash,
+        })?;
+        return Ok(0);
+    }
+    let lines = format!("[[http.token]]\nname = '{name}'\nrole = '{role}'\nhash = '{hash}'\n");
+    session.output.text(&format!(
+        "{token}\n\nThis token is shown once: hand it to {name}. The configuration gets:\n\n{lines}"
+    ))?;
+    Ok(0)
 }
 
 #[derive(Serialize)]

@@ -3,7 +3,6 @@
 //! A source's own words win over those of `[daemon]`, and those over the defaults here. Invariant:
 //! every schedule is read in its zone and comes due some day, or the file is refused.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -102,6 +101,8 @@ pub struct SourcePlan {
     pub verify: Option<VerifyPlan>,
     /// Its drills.
     pub drill: Option<When>,
+    /// How long what somebody asks for may take.
+    pub deadline: Duration,
     /// What an unusual change does.
     pub alarm: Alarm,
     /// What is never unusual.
@@ -118,12 +119,6 @@ pub enum Alarm {
     Warn,
     /// Nobody looks.
     Off,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HttpText {
-    listen: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -185,19 +180,6 @@ struct WhenText {
 }
 
 impl Reading<'_> {
-    /// Where the daemon answers requests; without tokens that is this host alone.
-    pub(super) fn http_listen(&self, text: HttpText) -> Result<Option<SocketAddr>, Error> {
-        let Some(text) = self.text("http", text.listen)? else {
-            return Ok(None);
-        };
-        let address: Option<SocketAddr> = text.parse().ok();
-        let address = address.filter(|address| address.ip().is_loopback());
-        address.map(Some).ok_or_else(|| {
-            let what = format!("listen: {text:?} is no address of this host alone");
-            self.wrong("http", what, Some("write it as 127.0.0.1:7117".into()))
-        })
-    }
-
     pub(super) fn daemon(&self, text: DaemonText) -> Result<Daemon, Error> {
         let place = "daemon";
         let default = Daemon::default();
@@ -263,6 +245,7 @@ impl Reading<'_> {
             backup,
             verify: verify.transpose()?,
             drill: drill.transpose()?,
+            deadline: defaults.1,
             alarm: match text.alarm.0 {
                 Some(AlarmText::Off) => Alarm::Off,
                 Some(AlarmText::Warn) => Alarm::Warn,

@@ -299,20 +299,27 @@ impl Board {
         }
     }
 
-    /// Puts a run on the board that a person asked for; whether there is such a job, and it was
-    /// not on the board already.
-    pub fn ask(&mut self, name: &str, now: Timestamp) -> Asked {
-        let slot = self.slots.iter_mut().find(|slot| slot.job.name() == name);
-        match slot {
+    /// Whether a run could be put on the board.
+    pub fn may_ask(&self, name: &str) -> Asked {
+        match self.slots.iter().find(|slot| slot.job.name() == name) {
             None => Asked::Unknown,
+            Some(slot) if slot.is_leaving => Asked::Unknown,
             Some(slot) if matches!(slot.place, Place::Waiting(_) | Place::Running(_)) => {
                 Asked::Already
             }
-            Some(slot) => {
-                slot.place = Place::Waiting(run_of(&slot.job, now));
-                Asked::Waiting
-            }
+            Some(_) => Asked::Waiting,
         }
+    }
+
+    /// Puts a run on the board that a person asked for; whether there is such a job, and it was
+    /// not on the board already.
+    pub fn ask(&mut self, name: &str, now: Timestamp) -> Asked {
+        let asked = self.may_ask(name);
+        let slot = self.slots.iter_mut().find(|slot| slot.job.name() == name);
+        if let (Asked::Waiting, Some(slot)) = (asked, slot) {
+            slot.place = Place::Waiting(run_of(&slot.job, now));
+        }
+        asked
     }
 
     /// The next instant at which something happens by itself.

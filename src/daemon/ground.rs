@@ -3,12 +3,12 @@
 //! Handed in from above, so that the loop knows no file and no verb. Invariant: a setup is whole:
 //! it is put in place of the one before at once, or not at all.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::daemon::board::Bounds;
+use crate::daemon::http::Plan;
 use crate::daemon::job::Job;
 use crate::daemon::runner::Worker;
 use crate::notify::Channel;
@@ -28,8 +28,8 @@ pub struct Setup {
     pub repeat: Duration,
     /// Who is told.
     pub channels: Vec<Arc<dyn Channel>>,
-    /// Where requests are answered; read when the daemon begins.
-    pub listen: Option<SocketAddr>,
+    /// How requests are answered.
+    pub http: Option<Plan>,
     /// What hears of each good backup.
     pub heartbeat: Option<Arc<Heartbeat>>,
     /// What does it.

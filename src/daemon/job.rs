@@ -63,6 +63,8 @@ pub enum Trigger {
     At(Schedule, Duration),
     /// The job of this name has ended well.
     After(String),
+    /// Nothing but somebody who asks.
+    Asked,
 }
 
 /// Something to do again and again.
@@ -91,7 +93,7 @@ impl Job {
     pub fn schedule(&self) -> Option<&Schedule> {
         match &self.trigger {
             Trigger::At(schedule, _) => Some(schedule),
-            Trigger::Start | Trigger::After(_) => None,
+            Trigger::Start | Trigger::After(_) | Trigger::Asked => None,
         }
     }
 
@@ -99,7 +101,7 @@ impl Job {
     pub fn begins(&self, planned: Timestamp) -> Timestamp {
         match &self.trigger {
             Trigger::At(_, most) => planned.plus(jitter(&self.name(), planned, *most)),
-            Trigger::Start | Trigger::After(_) => planned,
+            Trigger::Start | Trigger::After(_) | Trigger::Asked => planned,
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Times are the instants themselves, so that an alert reckons their age at its own time.
 //! Invariant: a value that is not known has no line, and labels are names of the configuration,
-//! tasks and classes of failures, so that there are never many.
+//! tasks, classes of failures, and some tables of each source, so that there are never many.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +23,12 @@ use crate::id::SourceName;
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
+/// So many tables of a source are told apart, those that changed most.
+const TABLES_MAX: usize = 50;
+const CHANGED_BY_TABLE: &str = "Rows put and deleted by the last snapshot, by table";
+const LIVING: &str = "Added to the storage by the living snapshots";
+const LOCKED: &str = "Packs that would go and are locked by the storage";
+
 /// What is measured.
 pub struct Metrics {
     registry: Registry,
@@ -30,6 +38,12 @@ pub struct Metrics {
     duration: Gauges,
     rows: Gauges,
     changed: Gauges,
+    changed_by_table: Gauges,
+    /// The labels of the tables that stand there, by source.
+    tables: Mutex<BTreeMap<String, Vec<Labels>>>,
+    living: Gauges,
+    repository: Gauges,
+    locked: Gauges,
     read: Gauges,
     stored: Gauges,
     head: Gauges,
@@ -65,6 +79,11 @@ impl Default for Metrics {
             stored: timed(all, "snapshot_stored", "Stored by the last snapshot", &byte),
             rows: plain(all, "snapshot_rows", "Rows in the last snapshot"),
             changed: plain(all, "snapshot_changed_rows", "Rows put and deleted by it"),
+            changed_by_table: plain(all, "table_changed_rows", CHANGED_BY_TABLE),
+            tables: Mutex::default(),
+            living: timed(all, "source_stored", LIVING, &byte),
+            repository: timed(all, "repository", "Packs in the storage", &byte),
+            locked: timed(all, "repository_locked", LOCKED, &byte),
             head: plain(all, "ledger_head", "Number of the ledger's last entry"),
             frozen: plain(all, "source_frozen", "Whether an unusual change froze it"),
             running: plain(all, "job_running", "Whether the job runs now"),
@@ -154,6 +173,12 @@ impl Metrics {
                 if let Some(taken) = &report.taken {
                     self.taken(source.as_ref(), taken);
                 }
+                if let Some(bytes) = report.repository_bytes {
+                    self.repository.get_or_create(&Vec::new()).set(bytes as f64);
+                }
+                if let Some(bytes) = report.locked_bytes {
+                    self.locked.get_or_create(&Vec::new()).set(bytes as f64);
+                }
                 if let Some(frozen) = report.is_frozen {
                     let value = if frozen { 1.0 } else { 0.0 };
                     self.frozen
@@ -182,6 +207,33 @@ impl Metrics {
         self.read.get_or_create(&labels).set(read);
         self.stored.get_or_create(&labels).set(stored);
         self.head.get_or_create(&labels).set(taken.head as f64);
+        self.living
+            .get_or_create(&labels)
+            .set(taken.living_bytes as f64);
+        self.by_table(source, &taken.changed);
+    }
+
+    /// Tables of a source that changed, in place of those that did before.
+    fn by_table(&self, source: Option<&SourceName>, changed: &[(String, u64, u64)]) {
+        let mut most: Vec<&(String, u64, u64)> = changed.iter().collect();
+        most.sort_by_key(|(_, put, deleted)| std::cmp::Reverse(put + deleted));
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = source.map(SourceName::to_string).unwrap_or_default();
+        let stands = tables.entry(name).or_default();
+        for labels in stands.drain(..) {
+            self.changed_by_table.remove(&labels);
+        }
+        for (table, put, deleted) in most.into_iter().take(TABLES_MAX) {
+            for (change, rows) in [("put", put), ("deleted", deleted)] {
+                let mut labels = of_source(source);
+                labels.push(("table", table.clone()));
+                labels.push(("change", change.to_owned()));
+                let gauge = self.changed_by_table.get_or_create(&labels);
+                gauge.set(*rows as f64);
+                drop(gauge);
+                stands.push(labels);
+            }
+        }
     }
 
     /// All of it, as OpenMetrics text.
@@ -217,10 +269,14 @@ mod tests {
             rows: [100, 5, 2],
             bytes: [4_000, 300],
             head: 7,
+            changed: vec![("notes".into(), 1, 0), ("contacts".into(), 4, 2)],
+            living_bytes: 900,
         };
         let report = Report {
             taken: Some(taken),
             is_frozen: Some(true),
+            repository_bytes: Some(2_000),
+            locked_bytes: Some(10),
             ..Report::default()
         };
         let end = Ended {
@@ -235,6 +291,10 @@ mod tests {
             "rowvault_job_duration_seconds{source=\"crm\",task=\"backup\"} 4.0",
             "rowvault_snapshot_changed_rows{source=\"crm\",change=\"deleted\"} 2.0",
             "rowvault_snapshot_stored_bytes{source=\"crm\"} 300.0",
+            "rowvault_table_changed_rows{source=\"crm\",table=\"contacts\",change=\"deleted\"} 2.0",
+            "rowvault_source_stored_bytes{source=\"crm\"} 900.0",
+            "rowvault_repository_bytes 2000.0",
+            "rowvault_repository_locked_bytes 10.0",
             "rowvault_ledger_head{source=\"crm\"} 7.0",
             "rowvault_source_frozen{source=\"crm\"} 1.0",
             "# EOF",

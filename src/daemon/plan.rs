@@ -25,6 +25,18 @@ pub fn jobs(config: &Config) -> Vec<Job> {
     }];
     for source in &config.sources {
         let (name, plan) = (Some(&source.name), &source.plan);
+        let asked = |task| Job {
+            task,
+            source: Some(source.name.clone()),
+            trigger: Trigger::Asked,
+            deadline: plan.deadline,
+        };
+        if plan.backup.is_none() {
+            jobs.push(asked(Task::Backup));
+        }
+        if plan.drill.is_none() {
+            jobs.push(asked(Task::Drill));
+        }
         if let Some(when) = &plan.backup {
             let backup = at(Task::Backup, name, when);
             if source.keep.is_some() {

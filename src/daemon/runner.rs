@@ -45,6 +45,10 @@ pub struct Taken {
     pub bytes: [u64; 2],
     /// The number of the ledger's head.
     pub head: u64,
+    /// Tables that changed: rows put, and deleted.
+    pub changed: Vec<(String, u64, u64)>,
+    /// Bytes that the living snapshots of the source added to the storage.
+    pub living_bytes: u64,
 }
 
 /// What a job has to tell.
@@ -60,6 +64,10 @@ pub struct Report {
     pub taken: Option<Taken>,
     /// What is unusual in it, and the commands that show how to bring rows back.
     pub unusual: Option<(String, Vec<String>)>,
+    /// Bytes of all packs in the storage, where they were listed.
+    pub repository_bytes: Option<u64>,
+    /// Bytes of packs that would go and are locked by the storage, where that was tried.
+    pub locked_bytes: Option<u64>,
     /// Whether the source is frozen, where that was looked at.
     pub is_frozen: Option<bool>,
 }

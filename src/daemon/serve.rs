@@ -14,8 +14,9 @@ use crate::daemon::board::{Board, Notice};
 use crate::daemon::desk::Desk;
 use crate::daemon::ground::{Ground, Setup};
 use crate::daemon::history::{History, Past};
-use crate::daemon::http::{self, Window};
+use crate::daemon::http::{Listening, Window};
 use crate::daemon::job::Verdict;
+use crate::daemon::question::Question;
 use crate::daemon::runner::{self, Ended, Running, Wish};
 use crate::failure::{AnyFailure, Class};
 
@@ -42,6 +43,7 @@ struct Daemon<'a> {
     running: Vec<Running>,
     desk: Desk,
     window: Arc<Window>,
+    listening: Option<Listening>,
     ended: mpsc::UnboundedSender<Ended>,
 }
 
@@ -58,11 +60,15 @@ pub async fn serve(ground: Ground, plans: &dyn Plans, mut wish: Wish) -> Result<
     let now = ground.clock.now();
     let board = Board::new(setup.jobs.clone(), setup.bounds, history, now);
     let (ended, mut ends) = mpsc::unbounded_channel();
-    let window = Arc::new(Window::new(ground.clock.clone()));
+    let (window, mut questions) = Window::new(ground.clock.clone());
+    let window = Arc::new(window);
     window.metrics.remember(&setup.jobs, board.history());
-    if let Some(address) = setup.listen {
-        let address = http::listen(address, window.clone()).await?;
-        tracing::info!("listening at http://{address}");
+    let listening = match &setup.http {
+        Some(plan) => Some(Listening::open(plan, window.clone()).await?),
+        None => None,
+    };
+    if let Some(http) = &listening {
+        tracing::info!("listening at {}://{}", http.scheme(), http.address);
     }
     let mut daemon = Daemon {
         ground: &ground,
@@ -71,6 +77,7 @@ pub async fn serve(ground: Ground, plans: &dyn Plans, mut wish: Wish) -> Result<
         running: Vec::new(),
         desk: Desk::open(&ground)?,
         window,
+        listening,
         ended,
     };
     let mut reload = hangups()?;
@@ -85,6 +92,7 @@ pub async fn serve(ground: Ground, plans: &dyn Plans, mut wish: Wish) -> Result<
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             Some(end) = ends.recv() => daemon.note(end),
+            Some(question) = questions.recv() => daemon.answer(question),
             _ = reload.recv() => daemon.reload(plans),
             _ = wish.wait_for(Option::is_some) => break,
         }
@@ -218,12 +226,19 @@ impl Daemon<'_> {
         }
     }
 
+    fn answer(&mut self, question: Question) {
+        question.answer(&mut self.board, self.ground.clock.now());
+    }
+
     fn reload(&mut self, plans: &dyn Plans) {
         match plans.setup() {
             Ok(setup) => {
                 let now = self.ground.clock.now();
                 self.board.replace(setup.jobs.clone(), setup.bounds, now);
                 self.setup = setup;
+                if let Some(listening) = &self.listening {
+                    listening.replace(self.setup.http.as_ref());
+                }
                 tracing::info!("the configuration was read anew");
                 self.tell_next();
             }

@@ -86,6 +86,10 @@ pub struct Outcome {
     pub head: Head,
     /// What was not as it should be, in sentences.
     pub warnings: Vec<String>,
+    /// Tables that changed: rows put, and deleted.
+    pub changed: Vec<(String, u64, u64)>,
+    /// Bytes of all packs in the storage.
+    pub bytes_there: u64,
     /// How long it took.
     pub duration: Duration,
 }
@@ -322,6 +326,7 @@ async fn take(
     if planted::is("manifest before pack") {
         writer.finish().await?;
     }
+    outcome.bytes_there = listed.values().sum::<u64>() + written.bytes;
     shadow.manifest = outcome.record.manifest;
     shadow.entry = outcome.head.number;
     if let Err(error) = ground.keeper.swap(&shadow) {
@@ -447,7 +452,9 @@ async fn commit(
                 source: name.clone(),
                 record,
                 head,
+                changed: changed(&manifest),
                 warnings: manifest.warnings,
+                bytes_there: 0,
                 duration: Duration::ZERO,
             });
         }
@@ -455,6 +462,17 @@ async fn commit(
         refuse_rivals(&now, name, head, intent, manifest.parent)?;
         head = head_of(&now);
     }
+}
+
+fn changed(manifest: &Manifest) -> Vec<(String, u64, u64)> {
+    let tables = manifest.tables.iter();
+    let changed = tables.filter(|table| table.rows_put + table.rows_deleted > 0);
+    changed
+        .map(|table| {
+            let name = table.table.name.to_string();
+            (name, table.rows_put, table.rows_deleted)
+        })
+        .collect()
 }
 
 /// Others may add entries while a backup runs, but no snapshot of the same source, and none that

@@ -79,6 +79,8 @@ pub struct Swept {
     pub manifests_deleted: u64,
     /// Objects that stay because the storage keeps them locked.
     pub locked: u64,
+    /// Bytes of packs among them.
+    pub bytes_locked: u64,
     /// Until when, the last of them.
     pub locked_until: Option<Timestamp>,
     /// Objects that stay because this host's credentials may not delete; another's may.
@@ -128,10 +130,13 @@ impl<'a> Sweep<'a> {
         failpoint::reach("sweep: manifests deleted");
         let mut dead: HashSet<ObjectId> = plan.gone.iter().copied().collect();
         for Sized { pack, bytes } in &plan.delete {
+            let locked = self.swept.locked;
             if self.delete(&ObjectPath::Pack(*pack)).await? {
                 dead.insert(*pack);
                 self.swept.packs_deleted += 1;
                 self.swept.bytes_freed += bytes;
+            } else if self.swept.locked > locked {
+                self.swept.bytes_locked += bytes;
             }
         }
         failpoint::reach("sweep: packs deleted");

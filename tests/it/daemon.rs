@@ -21,8 +21,13 @@ pub struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// Starts it.
     pub fn start(desk: &'a Desk, log: &str) -> Daemon<'a> {
+        Daemon::start_with(desk, log, &[])
+    }
+
+    /// Starts it with more arguments.
+    pub fn start_with(desk: &'a Desk, log: &str, arguments: &[&str]) -> Daemon<'a> {
         let told = File::create(desk.path(log)).unwrap();
-        let mut command = desk.command(&["daemon"]);
+        let mut command = desk.command(&[&["daemon"], arguments].concat());
         let child = command.stdout(Stdio::null()).stderr(told).spawn().unwrap();
         let log = log.to_owned();
         Daemon { desk, child, log }
@@ -61,6 +66,22 @@ impl<'a> Daemon<'a> {
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it where it stands.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGHUP.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// Sends SIGTERM; gives the exit code.
@@ -157,8 +178,7 @@ fn run_that_kill_9_cut_off_is_made_up_for_by_the_next_daemon() {
         desk.path("held").exists()
     });
     assert!(held, "{}", first.told());
-    first.signal(Signal::KILL);
-    first.child.wait().unwrap();
+    first.kill();
     desk.write("go", "");
     // The schedule is a daily one now, so that only what was cut off is left to do.
     desk.write(
