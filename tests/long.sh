@@ -24,6 +24,7 @@ planted  | every planted bug is caught by the test that is named beside it
 records  | what find, history, undelete and diff cost in a sample of 250 MB after 60 snapshots, on an S3 server
 rollback | killed at every step of a rollback and of its undoing: PostgreSQL, MariaDB
 schedule | every zone through 2024 to 2035, against a walk through every minute
+daemon   | 500 backups of one daemon in flat memory
 ten      | 10,000 tables, PostgreSQL and MariaDB
 '
 

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 /// A directory that commands run in.
 pub struct Desk {
     directory: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 /// What a command did.
@@ -50,7 +51,10 @@ impl Desk {
         let directory = crate::tiny::directory();
         let sample = Sample::new(7, 0.0004);
         fill::sqlite(&directory.path().join("crm.db"), &sample).unwrap();
-        Desk { directory }
+        Desk {
+            directory,
+            environment: Vec::new(),
+        }
     }
 
     /// A desk with a repository in `repo`, opened by `owner.key`.
@@ -67,6 +71,11 @@ impl Desk {
         let taken = desk.run(&["backup", "sqlite:crm.db", "-q"]);
         assert_eq!(taken.code, 0, "{taken:?}");
         desk
+    }
+
+    /// Lets every command see this variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// A file of the desk.
@@ -93,6 +102,7 @@ impl Desk {
             .env("HOME", self.directory.path())
             .env("ROWVAULT_REPO", "repo")
             .env("ROWVAULT_KEY_FILE", "owner.key")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
         command
     }

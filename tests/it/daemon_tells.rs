@@ -145,3 +145,71 @@ fn health_and_metrics_are_answered_to_this_host_by_its_own_name() {
     assert!(get(address, "/api/v1/sources", "localhost").starts_with("HTTP/1.1 404"));
     assert_eq!(daemon.end(), Some(0));
 }
+
+/// A CRM of 20,000 contacts.
+const MANY: &str = "CREATE TABLE contacts(id INTEGER PRIMARY KEY, name TEXT, mail TEXT);
+    WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+    INSERT INTO contacts SELECT i, 'name ' || i, i || '@example.org' FROM n;";
+
+#[test]
+fn import_of_a_tenth_is_quiet_and_5000_deleted_contacts_are_told_with_the_command() {
+    let desk = Desk::with_repository();
+    let sql = |script: &str| {
+        let db = Connection::open(desk.path("crm.db")).unwrap();
+        db.busy_timeout(std::time::Duration::from_secs(20)).unwrap();
+        db.execute_batch(script).unwrap();
+    };
+    std::fs::remove_file(desk.path("crm.db")).unwrap();
+    sql(MANY);
+    desk.write("tell.sh", TELL);
+    desk.write(
+        "rowvault.toml",
+        "[notify]\ncommand = [['/bin/sh', 'tell.sh']]\n\
+         [[source]]\nurl = 'sqlite:crm.db'\nschedule = '*/2 * * * * *'\nkeep = { last = 3 }\n",
+    );
+    let daemon = Daemon::start(&desk, "log");
+    let taken = |daemon: &Daemon| daemon.told().matches(": snapshot ").count();
+    let more = |count: usize| {
+        let at = taken(&daemon);
+        daemon.until_it("snapshots are taken", |daemon| taken(daemon) >= at + count);
+    };
+    more(2);
+    sql(
+        "WITH RECURSIVE n(i) AS (VALUES(20001) UNION ALL SELECT i + 1 FROM n WHERE i < 22000)
+        INSERT INTO contacts SELECT i, 'new ' || i, i || '@example.org' FROM n;",
+    );
+    more(2);
+    assert!(!text(&desk, "subjects").contains("UNUSUAL"));
+    assert!(daemon.told().contains(" 2000 put"), "{}", daemon.told());
+    sql("DELETE FROM contacts WHERE id % 4 = 0 AND id <= 20000;");
+    daemon.until_it("it is told", |_| {
+        text(&desk, "texts").contains("rowvault thaw crm")
+    });
+    more(2);
+    assert_eq!(daemon.end(), Some(0));
+    let subjects = text(&desk, "subjects");
+    assert_eq!(
+        subjects.matches("backup crm UNUSUAL CHANGE").count(),
+        1,
+        "{subjects}"
+    );
+    let texts = text(&desk, "texts");
+    assert!(
+        texts.contains("5000 of 22000 rows of contacts were deleted"),
+        "{texts}"
+    );
+    let command = texts
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("rowvault undelete "));
+    let listed = desk.run(&["ledger", "crm", "--json"]).json().to_string();
+    assert!(
+        listed.contains("pinned") && listed.contains("frozen"),
+        "{listed}"
+    );
+    desk.run(&["forget", "crm"]).refused(4, "is frozen");
+    let mut words = vec!["undelete"];
+    words.extend(command.unwrap().split_whitespace());
+    words.extend(["--apply", "-q"]);
+    let undone = desk.run(&words);
+    assert_eq!((undone.code, count(&desk)), (0, 22_000), "{undone:?}");
+}
