@@ -49,7 +49,7 @@ pub struct LargeCell {
 pub struct ColumnFilter {
     /// Position of the column.
     pub column: u32,
-    /// A Bloom filter over keyed hashes of the values (docs/format.md, "Filters").
+    /// A filter over keyed hashes of the values (docs/format.md, "Filters").
     #[serde(with = "serde_bytes")]
     pub bits: Vec<u8>,
 }

@@ -28,7 +28,7 @@ const CONTENT_TYPES: &str = "django_content_type";
 /// So many keys are looked up one by one; for more, the table is read.
 const KEYS_LOOKED_UP: usize = 1_000;
 /// Up to so many values are looked for by the filters of chunks; for more, the table is read.
-const EXACT_CELLS_MAX: usize = 256;
+const EXACT_CELLS_MAX: usize = 16_384;
 
 /// What to do with a scanned row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,41 +64,82 @@ pub enum Side {
 /// (end, edge, reference) by which rows were looked for.
 pub type Sought = (Side, usize, Vec<u8>);
 
-/// A column, and cells by their canonical bytes.
-type ExactCells = (usize, Vec<Vec<u8>>);
-
 /// Rows that were found, by what they were sought by.
 type Found = HashMap<Sought, Vec<Vec<u8>>>;
 
-/// The first column that is compared in a row that is sought, and every cell that it can have there;
-/// none where equal values may have other bytes.
+/// A column, and cells by their canonical bytes; none where those do not tell.
+type ExactCells = (usize, Option<Vec<Vec<u8>>>);
+
+/// For each column that is compared in a row that is sought, every cell that it can have there; none
+/// where equal values may have other bytes.
 fn exact_cells(
     closure: &Closure,
     (side, edge): (Side, usize),
     member: usize,
-) -> Result<Option<ExactCells>, AnyFailure> {
+) -> Result<Vec<ExactCells>, AnyFailure> {
     let edge = &closure.edges()[edge];
-    let (child, parent) = (
-        (edge.child, edge.columns[0]),
-        (edge.parent, edge.parent_columns[0]),
-    );
+    let child = (edge.child, &edge.columns);
+    let parent = (edge.parent, &edge.parent_columns);
     let (own, theirs) = match side {
         Side::Parent => (child, parent),
         Side::Child => (parent, child),
     };
     let tables = closure.tables();
     let cells = cell::cells(&closure.members()[member].row, tables[own.0].columns.len())?;
-    let columns = (
-        &tables[own.0].columns[own.1],
-        &tables[theirs.0].columns[theirs.1],
-    );
-    let cells = same_cells(closure.engine(), columns.0, columns.1, &cells[own.1]);
-    Ok(cells.map(|cells| (theirs.1, cells)))
+    let exact = own.1.iter().zip(theirs.1).map(|(&own_at, &at)| {
+        let columns = (
+            &tables[own.0].columns[own_at],
+            &tables[theirs.0].columns[at],
+        );
+        let cells = same_cells(closure.engine(), columns.0, columns.1, &cells[own_at]);
+        (at, cells)
+    });
+    Ok(exact.collect())
+}
+
+/// Values by column; none for a column that says nothing.
+type Way = BTreeMap<usize, Option<HashSet<Vec<u8>>>>;
+
+/// What to look for to find the rows that `ends` lead to; none where the table must be read.
+fn ways(
+    closure: &Closure,
+    ends: &BTreeSet<(Side, usize)>,
+    sought: &BTreeMap<Sought, usize>,
+    fresh: &HashSet<Sought>,
+) -> Result<Option<table::Sought>, AnyFailure> {
+    let mut ways: BTreeMap<(Side, usize), Way> = BTreeMap::new();
+    for (key, &member) in sought.iter().filter(|(key, _)| fresh.contains(*key)) {
+        let end = (key.0, key.1);
+        if !ends.contains(&end) {
+            continue;
+        }
+        let way = ways.entry(end).or_default();
+        for (column, exact) in exact_cells(closure, end, member)? {
+            let cells = way.entry(column).or_insert_with(|| Some(HashSet::new()));
+            *cells = cells.take().zip(exact).map(|(mut cells, exact)| {
+                cells.extend(exact);
+                cells
+            });
+        }
+    }
+    let mut all = Vec::new();
+    for way in ways.into_values() {
+        let exact = way.into_iter().filter_map(|(column, cells)| {
+            let cells = cells.filter(|cells| cells.len() <= EXACT_CELLS_MAX)?;
+            Some(table::SoughtColumn { column, cells })
+        });
+        let way: Vec<_> = exact.collect();
+        if way.is_empty() {
+            return Ok(None);
+        }
+        all.push(way);
+    }
+    Ok(Some(table::Sought(all)))
 }
 
 /// Rows of one snapshot.
 pub struct SnapshotRows {
-    reader: Arc<Reader>,
+    shelf: Shelf,
     manifest: Arc<Manifest>,
     cells: HashMap<Digest, LargeCell>,
     /// Relations that the rows themselves tell, once they were read.
@@ -113,7 +154,7 @@ impl SnapshotRows {
     /// The rows that `manifest` names.
     pub fn new(reader: Arc<Reader>, manifest: Arc<Manifest>) -> SnapshotRows {
         SnapshotRows {
-            reader,
+            shelf: Shelf::new(reader),
             manifest,
             cells: HashMap::new(),
             told: None,
@@ -154,7 +195,7 @@ impl SnapshotRows {
 
     /// What opens the chunks of the snapshot.
     pub fn reader(&self) -> &Reader {
-        &self.reader
+        self.shelf.reader()
     }
 
     /// Begins to read those rows of a table that `conditions` fit; others may come too.
@@ -166,7 +207,7 @@ impl SnapshotRows {
         table: usize,
         conditions: &Arc<Conditions>,
     ) -> Result<StackReader, AnyFailure> {
-        let (reader, table) = (self.reader.clone(), &self.manifest.tables[table]);
+        let (reader, table) = (self.shelf.reader().clone(), &self.manifest.tables[table]);
         Ok(match conditions.is_empty() {
             true => StackReader::open(reader, table).await?,
             false => StackReader::open_where(reader, table, conditions.clone()).await?,
@@ -237,7 +278,7 @@ impl SnapshotRows {
         let mut chosen = Vec::new();
         while let Some(some) = stack.next().await? {
             for row in some.rows.iter() {
-                if fits(&self.reader, conditions, (row, count), &some.cells).await? {
+                if fits(self.shelf.reader(), conditions, (row, count), &some.cells).await? {
                     self.keep_cells(row, &some.cells);
                     chosen.push(Chosen {
                         table,
@@ -260,16 +301,15 @@ impl SnapshotRows {
         keys: &BTreeSet<Vec<u8>>,
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, AnyFailure> {
         let manifest = self.manifest.clone();
-        let mut shelf = Shelf::new(self.reader.clone());
         let stack = match keys.len() <= KEYS_LOOKED_UP {
-            true => KeyedStack::open(&mut shelf, &manifest.tables[table]).await?,
+            true => KeyedStack::open(&mut self.shelf, &manifest.tables[table]).await?,
             false => None,
         };
         let Some(stack) = stack else {
             return self.scan_for(table, keys).await;
         };
         let wanted: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let rows = stack.rows(&mut shelf, &wanted).await?;
+        let rows = stack.rows(&mut self.shelf, &wanted).await?;
         let mut found = BTreeMap::new();
         for (key, row) in keys.iter().zip(rows) {
             if let Some(row) = row {
@@ -315,7 +355,7 @@ impl SnapshotRows {
         take: &mut (dyn FnMut(&[u8]) -> Result<Take, AnyFailure> + Send),
     ) -> Result<(), AnyFailure> {
         let table = &self.manifest.tables[table];
-        let mut stack = StackReader::open(self.reader.clone(), table).await?;
+        let mut stack = StackReader::open(self.shelf.reader().clone(), table).await?;
         while let Some(rows) = stack.next().await? {
             for row in rows.rows.iter() {
                 let taken = take(row)?;
@@ -331,22 +371,20 @@ impl SnapshotRows {
         Ok(())
     }
 
-    /// Shows those rows of a table to `take` that have one of `cells` in `column`; the filters of its
-    /// chunks say which must be read.
+    /// Shows those rows of a table to `take` that are sought; the order of its keys and the filters of
+    /// its chunks say which must be read.
     ///
     /// # Errors
     /// The reader's, and those of `take`.
     pub async fn related(
         &mut self,
         table: usize,
-        column: usize,
-        cells: HashSet<Vec<u8>>,
+        sought: table::Sought,
         take: &mut (dyn FnMut(&[u8]) -> Result<Take, AnyFailure> + Send),
     ) -> Result<(), AnyFailure> {
-        let sought = table::Sought { column, cells };
         let of = &self.manifest.tables[table];
-        let mut related = RelatedRows::open(self.reader.clone(), of, sought).await?;
-        while let Some(rows) = related.next().await? {
+        let mut related = RelatedRows::open(&mut self.shelf, of, sought).await?;
+        while let Some(rows) = related.next(&mut self.shelf).await? {
             for row in rows.rows.iter() {
                 if take(row)? != Take::Pass {
                     self.keep_cells(row, &rows.cells);
@@ -422,16 +460,10 @@ impl SnapshotRows {
         (sought, fresh): (&BTreeMap<Sought, usize>, &HashSet<Sought>),
         found: &mut Found,
     ) -> Result<(), AnyFailure> {
-        let mut columns: Option<BTreeMap<usize, HashSet<Vec<u8>>>> = Some(BTreeMap::new());
-        for (key, &member) in sought.iter().filter(|(key, _)| fresh.contains(*key)) {
-            if ends.contains(&(key.0, key.1)) {
-                let exact = exact_cells(closure, (key.0, key.1), member)?;
-                columns = columns.zip(exact).map(|(mut columns, (column, cells))| {
-                    columns.entry(column).or_default().extend(cells);
-                    columns
-                });
-            }
+        if !closure.tables()[table].with_rows {
+            return Ok(());
         }
+        let ways = ways(closure, ends, sought, fresh)?;
         let mut take = |row: &[u8]| {
             let mut taken = Take::Pass;
             for &(side, edge) in ends {
@@ -453,18 +485,10 @@ impl SnapshotRows {
             }
             Ok(taken)
         };
-        if !closure.tables()[table].with_rows {
-            return Ok(());
+        match ways {
+            Some(ways) => self.related(table, ways, &mut take).await,
+            None => self.scan(table, &mut take).await,
         }
-        match columns.filter(|all| all.values().all(|cells| cells.len() <= EXACT_CELLS_MAX)) {
-            Some(columns) => {
-                for (column, cells) in columns {
-                    self.related(table, column, cells, &mut take).await?;
-                }
-            }
-            None => self.scan(table, &mut take).await?,
-        }
-        Ok(())
     }
 
     /// The relations that Django's table of content types tells; read once.
@@ -518,7 +542,7 @@ impl SnapshotRows {
         for cell in Cells::new(values) {
             match cell? {
                 Cell::Large(large) => {
-                    let bytes = fetch_large(&self.reader, large, &self.cells).await?;
+                    let bytes = fetch_large(self.shelf.reader(), large, &self.cells).await?;
                     whole(large.class, &bytes).push(&mut out);
                 }
                 cell => cell.push(&mut out),
@@ -538,7 +562,7 @@ impl SnapshotRows {
             }
             _ => return kept == live,
         };
-        let mut hasher = self.reader.vault().access.shared.cell_hasher();
+        let mut hasher = self.shelf.vault().access.shared.cell_hasher();
         hasher.update(bytes);
         large.length == bytes.len() as u64 && crypto::key::digest(&hasher) == large.digest
     }

@@ -19,11 +19,11 @@ pub use between::{Between, Differing};
 pub use cover::Coverage;
 pub use describe::{Described, RunDescriber};
 pub use digest::TableDigest;
-pub use filters::{may_hold, relation_columns};
+pub use filters::{ColumnValues, relation_columns};
 pub use intake::{Digested, Intake};
 pub use lookup::{FoundRow, KeyedChunk, KeyedRun, KeyedStack, Mention, Shape, Shelf};
 pub use read::{Rows, RunChunks, StackReader, read_run};
-pub use related::{RelatedRows, Sought};
+pub use related::{RelatedRows, Sought, SoughtColumn};
 pub use write::{Packing, Put, RunOptions, RunWriter, WrittenRun};
 
 use crate::failure::{Class, Failure};

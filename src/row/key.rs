@@ -223,6 +223,25 @@ impl KeyEncoder {
         Ok(())
     }
 
+    /// How many columns a key has.
+    pub fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// The position of the key's first column.
+    pub fn leading(&self) -> usize {
+        self.columns[0].position
+    }
+
+    /// How every key begins whose first column has the cell of these canonical bytes; none where the
+    /// key's order has no place for it.
+    pub fn beginning(&self, cell: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let cell = Cells::new(cell).next()?.ok()?;
+        self.columns[0].push(&cell, &mut out).ok()?;
+        Some(out)
+    }
+
     /// Writes the key that these cells make, in the key's order, to `out`.
     ///
     /// # Errors

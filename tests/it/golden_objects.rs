@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use rowvault::clock::Timestamp;
 use rowvault::crypto::key::{RootSecret, SharedKeys, SymmetricKey};
 use rowvault::crypto::sign::SigningKey;
-use rowvault::format::filter::{self, Filter};
+use rowvault::format::filter::{self, Filter, coded};
 use rowvault::format::index::{Index, IndexedPack, Mark};
 use rowvault::format::intent::{Intent, Purpose};
 use rowvault::format::lease::Lease;
@@ -382,6 +382,10 @@ fn vectors() -> BTreeMap<String, Vec<u8>> {
         ("intent", intent().write()),
         ("lease", lease().write()),
         ("filter", filter::write(&[shared().key_filter_hash(b"key")])),
+        (
+            "filter-coded",
+            coded::write(&[shared().value_filter_hash(3, b"cell"), [6; 16]]),
+        ),
         ("sealed-object", sealed_object()),
         ("sealed-chunk", sealed_chunk()),
     ]
@@ -424,6 +428,10 @@ fn golden_objects_read_as_they_were_written() {
     let read = Filter::read(&bytes).unwrap();
     assert!(read.may_contain(&shared().key_filter_hash(b"key")));
     assert!(!read.may_contain(&shared().key_filter_hash(b"kez")));
+    let bytes = golden("filter-coded");
+    let read = Filter::read(&bytes).unwrap();
+    assert!(read.may_contain(&shared().value_filter_hash(3, b"cell")));
+    assert!(!read.may_contain(&shared().value_filter_hash(3, b"cels")));
 }
 
 #[test]

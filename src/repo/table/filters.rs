@@ -3,7 +3,7 @@
 //! They let a reader who looks for one record, or for what refers to it, pass over what cannot hold
 //! it. Invariant: a filter is over everything that it stands for, or it is not written at all.
 
-use crate::format::filter;
+use crate::format::filter::{self, Filter, Hashes, coded};
 use crate::format::run::{ColumnFilter, RunChunk};
 use crate::repo::vault::Vault;
 use crate::row::cell::{Cell, Cells, RowBatch};
@@ -118,22 +118,36 @@ pub(super) fn column_filters(vault: &Vault, columns: &[u32], rows: &RowBatch) ->
         hashes.dedup();
         ColumnFilter {
             column: *column,
-            bits: filter::write(&hashes),
+            bits: coded::write(&hashes),
         }
     });
     written.collect()
 }
 
-/// Whether `chunk` may hold a row whose cell in `column` has these canonical bytes, which are not
-/// those of NULL. Without a filter that can be read, it may.
-pub fn may_hold(vault: &Vault, chunk: &RunChunk, column: u32, cell: &[u8]) -> bool {
-    let mut filters = chunk
-        .filters
-        .iter()
-        .filter(|filter| filter.column == column);
-    let Some(bits) = filters.next() else {
-        return true;
-    };
-    let hash = vault.access.shared.value_filter_hash(column, cell);
-    filter::Filter::read(&bits.bits).map_or(true, |filter| filter.may_contain(&hash))
+/// Values that are looked for in one column, as its filters know them.
+pub struct ColumnValues {
+    column: u32,
+    hashes: Hashes,
+}
+
+impl ColumnValues {
+    /// The canonical bytes of cells, none of which is NULL, of the column at `column`.
+    pub fn new<'a>(
+        vault: &Vault,
+        column: usize,
+        cells: impl Iterator<Item = &'a Vec<u8>>,
+    ) -> ColumnValues {
+        let column = column as u32;
+        let shared = &vault.access.shared;
+        let hashes = Hashes::new(cells.map(|cell| shared.value_filter_hash(column, cell)));
+        ColumnValues { column, hashes }
+    }
+
+    /// Whether `chunk` may hold a row with one of them. Without a filter that can be read, it may.
+    pub fn may_be_in(&self, chunk: &RunChunk) -> bool {
+        let mut filters = chunk.filters.iter();
+        let filter = filters.find(|filter| filter.column == self.column);
+        let filter = filter.and_then(|filter| Filter::read(&filter.bits).ok());
+        filter.is_none_or(|filter| filter.may_contain_any(&self.hashes))
+    }
 }

@@ -8,11 +8,13 @@ mod shelf;
 
 use std::sync::Arc;
 
+use shelf::PAGES_KEPT;
 pub use shelf::{KeyedChunk, KeyedRun, Mention, Shape, Shelf};
 
 use crate::format::filter::Filter;
 use crate::format::manifest::{ManifestTable, StoredOrder};
 use crate::format::run::{RunChunk, RunKind};
+use crate::id::ChunkId;
 use crate::repo::table::Error;
 use crate::row::key::KeyEncoder;
 
@@ -75,6 +77,20 @@ async fn place(shelf: &mut Shelf, run: &KeyedRun, key: &[u8]) -> Result<Option<P
     };
     let at = before(&page, key, |chunk| &chunk.first);
     Ok(at.map(|at| Place { page, at }))
+}
+
+/// Fetches the pages in which these ascending keys would lie, if they fit on the shelf.
+async fn gather_pages(
+    shelf: &mut Shelf,
+    run: &KeyedRun,
+    keys: impl Iterator<Item = &[u8]>,
+) -> Result<(), Error> {
+    let pages = &run.run.pages;
+    let places = keys.filter_map(|key| before(pages, key, |page| &page.first));
+    let mut names: Vec<ChunkId> = places.map(|at| pages[at].name).collect();
+    names.dedup();
+    names.truncate(PAGES_KEPT);
+    shelf.pages(&names).await.map(drop)
 }
 
 impl KeyedStack {
@@ -185,13 +201,15 @@ impl KeyedStack {
         let filter = run.run.key_filter.as_deref();
         // A filter that cannot be read denies nothing.
         let filter = filter.and_then(|bytes| Filter::read(bytes).ok());
+        let claims = |key: &usize| {
+            let hash = |key| shelf.vault().access.shared.key_filter_hash(key);
+            filter.is_none_or(|filter| filter.may_contain(&hash(keys[*key])))
+        };
+        let asked: Vec<usize> = asked.iter().copied().filter(claims).collect();
+        gather_pages(shelf, run, asked.iter().map(|key| keys[*key])).await?;
         let mut wanted: Vec<RunChunk> = Vec::new();
         let mut placed = Vec::new();
-        for &key in asked {
-            let hash = |key| shelf.vault().access.shared.key_filter_hash(key);
-            if filter.is_some_and(|filter: Filter<'_>| !filter.may_contain(&hash(keys[key]))) {
-                continue;
-            }
+        for key in asked {
             let Some(place) = place(shelf, run, keys[key]).await? else {
                 continue;
             };

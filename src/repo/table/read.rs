@@ -4,7 +4,7 @@
 //! newest run that knows a key wins. Invariant: a chunk's rows are given out only after they have
 //! been compared with the chunk's name, and keys only ascend.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -15,7 +15,7 @@ use crate::id::{ChunkId, Digest};
 use crate::planted;
 use crate::repo::reader::{self, Reader, SealedChunk};
 use crate::repo::table::write::rows_name;
-use crate::repo::table::{Coverage, Error, may_hold};
+use crate::repo::table::{ColumnValues, Coverage, Error};
 use crate::repo::vault::Vault;
 use crate::row::cell::{Cell, Cells, RowBatch};
 use crate::row::codec::{self, DecodedChunk, Limits};
@@ -90,7 +90,7 @@ fn sum<'a>(vault: &Vault, rows: impl Iterator<Item = &'a [u8]>) -> Digest {
     digest
 }
 
-fn limits(chunk: &RunChunk) -> Limits {
+pub(super) fn limits(chunk: &RunChunk) -> Limits {
     Limits {
         raw_bytes_max: chunk.bytes as usize,
         rows_max: chunk.puts as usize + chunk.deletions as usize,
@@ -119,13 +119,11 @@ pub(super) fn decode(
     Ok(Decoded { content, digest })
 }
 
-/// Whether the chunk's filters deny all rows that `conditions` ask for.
-fn is_denied(vault: &Vault, chunk: &RunChunk, conditions: &Conditions) -> bool {
-    let denied = |(column, forms): (usize, Vec<Vec<u8>>)| {
-        let mut forms = forms.iter();
-        !forms.any(|form| may_hold(vault, chunk, column as u32, form))
-    };
-    !chunk.filters.is_empty() && conditions.equalities().into_iter().any(denied)
+/// What the filters of chunks are asked for these conditions.
+fn values_of(vault: &Vault, conditions: &Conditions) -> Vec<ColumnValues> {
+    let equalities = conditions.equalities().into_iter();
+    let values = equalities.map(|(column, forms)| ColumnValues::new(vault, column, forms.iter()));
+    values.collect()
 }
 
 /// Opens a chunk of a base and decodes the columns that `conditions` name; where a row may fit,
@@ -167,48 +165,17 @@ fn decode_where(
 
 type Decoding = JoinHandle<Result<Decoded, reader::Error>>;
 
-/// Which chunks of each run of a stack are read, base first.
-pub(super) struct Only(pub(super) Vec<HashSet<ChunkId>>);
-
-/// Reads the rows of some chunks of a run, in their order.
-pub(super) struct ChunkReader(RunReader);
-
-impl ChunkReader {
-    pub(super) fn new(reader: Arc<Reader>, chunks: Vec<RunChunk>, columns: usize) -> ChunkReader {
-        ChunkReader(RunReader {
-            reader,
-            chunks: RunChunks {
-                pages: VecDeque::new(),
-                chunks: chunks.into(),
-            },
-            only: None,
-            columns,
-            sequence: 0,
-            digests: Digests::Later,
-            conditions: None,
-            fetched: VecDeque::new(),
-            decoding: VecDeque::new(),
-            ended: false,
-        })
-    }
-
-    pub(super) async fn next(&mut self) -> Result<Option<RowBatch>, Error> {
-        let next = self.0.next().await?;
-        Ok(next.map(|(_, decoded)| decoded.content.rows))
-    }
-}
-
 /// Reads one run, a few chunks ahead.
 struct RunReader {
     reader: Arc<Reader>,
     chunks: RunChunks,
-    /// The chunks that are read; all of them without it.
-    only: Option<HashSet<ChunkId>>,
     columns: usize,
     sequence: u64,
     digests: Digests,
     /// In a base, where only rows that fit are wanted: they hide nothing, so others are left out.
     conditions: Option<Arc<Conditions>>,
+    /// One value of each of these is in every row that fits.
+    values: Vec<ColumnValues>,
     fetched: VecDeque<(RunChunk, SealedChunk)>,
     decoding: VecDeque<(RunChunk, Decoding)>,
     ended: bool,
@@ -224,13 +191,9 @@ impl RunReader {
                     self.ended = true;
                     break;
                 };
-                let passed = self.only.as_ref();
-                let passed = passed.is_some_and(|only| !only.contains(&chunk.name));
-                let denied = |conditions: &Arc<Conditions>| {
-                    is_denied(self.reader.vault(), &chunk, conditions)
-                };
-                let denied = self.conditions.as_ref().is_some_and(denied);
-                if passed || denied || (chunk.puts == 0 && chunk.deletions == 0) {
+                let mut values = self.values.iter();
+                let denied = values.any(|values| !values.may_be_in(&chunk));
+                if denied || (chunk.puts == 0 && chunk.deletions == 0) {
                     continue;
                 }
                 bytes += u64::from(chunk.bytes);
@@ -309,17 +272,7 @@ impl StackReader {
     /// # Errors
     /// The reader's; Corrupt where a run is not one, or the runs do not fit the table.
     pub async fn open(reader: Arc<Reader>, table: &ManifestTable) -> Result<StackReader, Error> {
-        StackReader::begin(reader, table, None, None).await
-    }
-
-    /// Opens the stack of `table`, of which only some chunks are read: rows that come out may be
-    /// superseded or deleted by those that are not.
-    pub(super) async fn open_only(
-        reader: Arc<Reader>,
-        table: &ManifestTable,
-        only: Only,
-    ) -> Result<StackReader, Error> {
-        StackReader::begin(reader, table, Some(only), None).await
+        StackReader::begin(reader, table, None).await
     }
 
     /// Opens the stack of `table` to get all rows that `conditions` fit, and perhaps others:
@@ -333,13 +286,12 @@ impl StackReader {
         table: &ManifestTable,
         conditions: Arc<Conditions>,
     ) -> Result<StackReader, Error> {
-        StackReader::begin(reader, table, None, Some(conditions)).await
+        StackReader::begin(reader, table, Some(conditions)).await
     }
 
     async fn begin(
         reader: Arc<Reader>,
         table: &ManifestTable,
-        mut only: Option<Only>,
         conditions: Option<Arc<Conditions>>,
     ) -> Result<StackReader, Error> {
         let name = table.table.name.to_string();
@@ -374,10 +326,13 @@ impl StackReader {
                 reader: reader.clone(),
                 sequence: run.sequence,
                 chunks: RunChunks::new(run),
-                only: only.as_mut().map(|only| std::mem::take(&mut only.0[at])),
                 columns,
                 digests,
                 conditions: conditions.clone().filter(|_| at == 0),
+                values: match &conditions {
+                    Some(these) if at == 0 => values_of(reader.vault(), these),
+                    _ => Vec::new(),
+                },
                 fetched: VecDeque::new(),
                 decoding: VecDeque::new(),
                 ended: false,
@@ -391,8 +346,7 @@ impl StackReader {
             merge,
             keys,
             coverage,
-            expected: (only.is_none() && conditions.is_none())
-                .then_some((table.rows, table.digest)),
+            expected: conditions.is_none().then_some((table.rows, table.digest)),
             found: (0, Digest::ZERO),
         })
     }
@@ -508,7 +462,7 @@ impl StackReader {
     }
 }
 
-fn take_cells(
+pub(super) fn take_cells(
     row: &[u8],
     known: &HashMap<Digest, LargeCell>,
     out: &mut HashMap<Digest, LargeCell>,

@@ -14,12 +14,13 @@ use crate::repo::table::Error;
 use crate::repo::table::read::{Digests, decode};
 use crate::repo::vault::Vault;
 use crate::row::cell::RowBatch;
+use crate::row::codec::DecodedChunk;
 use crate::row::key::{KeyBatch, KeyEncoder};
 
 /// How many bytes of decoded rows are kept.
 const CHUNK_BYTES_KEPT: usize = 24 << 20;
 /// How many pages are kept.
-const PAGES_KEPT: usize = 16;
+pub(super) const PAGES_KEPT: usize = 64;
 /// How many runs are kept; their descriptions may hold a page each.
 const RUNS_KEPT: usize = 1024;
 
@@ -67,6 +68,30 @@ impl KeyedChunk {
 
     fn bytes(&self) -> usize {
         self.rows.bytes().len() + self.keys.bytes().len() + self.deleted.bytes().len()
+    }
+}
+
+/// A decoded chunk with the keys of its rows.
+fn keyed(
+    chunk: RunChunk,
+    content: DecodedChunk,
+    shape: Shape<'_>,
+) -> Result<Arc<KeyedChunk>, Error> {
+    let cells = chunk.cells.into_iter().map(|cell| (cell.digest, cell));
+    let mut keyed = KeyedChunk {
+        rows: content.rows,
+        deleted: content.deleted,
+        cells: cells.collect(),
+        ..KeyedChunk::default()
+    };
+    let keys = match shape.encoder {
+        Some(encoder) => encoder.encode_all(&keyed.rows, &mut keyed.keys),
+        None => Ok(()),
+    };
+    let ordered = keys.is_ok() && keyed.keys.ascends() && keyed.deleted.ascends();
+    match ordered {
+        true => Ok(Arc::new(keyed)),
+        false => Err(Error::Name { chunk: chunk.name }),
     }
 }
 
@@ -182,15 +207,30 @@ impl Shelf {
     /// # Errors
     /// The reader's; Corrupt where it is not a page.
     pub async fn page(&mut self, name: &ChunkId) -> Result<Arc<Vec<RunChunk>>, Error> {
-        if let Some(page) = self.pages.get(name) {
-            return Ok(page.clone());
+        let mut pages = self.pages(std::slice::from_ref(name)).await?;
+        pages.pop().ok_or_else(|| Error::Worker {
+            why: "a page was not read".into(),
+        })
+    }
+
+    /// Pages of a run, those that are not here fetched together.
+    ///
+    /// # Errors
+    /// The reader's; Corrupt where it is not a page.
+    pub async fn pages(&mut self, names: &[ChunkId]) -> Result<Vec<Arc<Vec<RunChunk>>>, Error> {
+        let missing = names.iter().filter(|name| !self.pages.contains_key(name));
+        let missing: Vec<ChunkId> = missing.copied().collect();
+        let mut fresh = HashMap::new();
+        for (name, bytes) in missing.iter().zip(self.plain(&missing).await?) {
+            fresh.insert(*name, Arc::new(read_page(&bytes)?));
         }
-        if self.pages.len() >= PAGES_KEPT {
+        let of = |name| fresh.get(name).or_else(|| self.pages.get(name)).cloned();
+        let pages = names.iter().filter_map(of).collect();
+        if self.pages.len() + fresh.len() > PAGES_KEPT {
             self.pages.clear();
         }
-        let page = Arc::new(read_page(&self.reader.chunk(name).await?)?);
-        self.pages.insert(*name, page.clone());
-        Ok(page)
+        self.pages.extend(fresh.into_iter().take(PAGES_KEPT));
+        Ok(pages)
     }
 
     /// These chunks of rows, those that are not here fetched together.
@@ -259,27 +299,26 @@ impl Shelf {
                     self.reader.chunk_elsewhere(&chunk.name, accept).await?
                 }
             };
-            let mut keyed = KeyedChunk {
-                rows: decoded.content.rows,
-                deleted: decoded.content.deleted,
-                cells: chunk
-                    .cells
-                    .into_iter()
-                    .map(|cell| (cell.digest, cell))
-                    .collect(),
-                ..KeyedChunk::default()
-            };
-            let keys = match shape.encoder {
-                Some(encoder) => encoder.encode_all(&keyed.rows, &mut keyed.keys),
-                None => Ok(()),
-            };
-            let ordered = keys.is_ok() && keyed.keys.ascends() && keyed.deleted.ascends();
-            if !ordered {
-                return Err(Error::Name { chunk: chunk.name });
-            }
-            out.push(Arc::new(keyed));
+            out.push(keyed(chunk, decoded.content, shape)?);
         }
         Ok(out)
+    }
+
+    /// Takes a chunk in that was decoded elsewhere.
+    ///
+    /// # Errors
+    /// Corrupt: its rows do not come in the order of their keys.
+    pub(in crate::repo::table) fn stock(
+        &mut self,
+        chunk: RunChunk,
+        content: DecodedChunk,
+        shape: Shape<'_>,
+    ) -> Result<Arc<KeyedChunk>, Error> {
+        let name = chunk.name;
+        self.chunks_read += 1;
+        let keyed = keyed(chunk, content, shape)?;
+        self.keep(name, &keyed);
+        Ok(keyed)
     }
 
     fn keep(&mut self, name: ChunkId, chunk: &Arc<KeyedChunk>) {
