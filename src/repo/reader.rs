@@ -25,6 +25,10 @@ use crate::store::{self, ObjectPath};
 
 /// Chunks of a pack are fetched together when no more than this many bytes lie between them.
 const GAP_BYTES_MAX: u64 = 64 << 10;
+/// So much where there would be many requests: each of them costs as much as reading this.
+const WIDE_GAP_BYTES_MAX: u64 = 512 << 10;
+/// So many requests are many.
+const FETCHES_MANY: usize = 8;
 /// One request fetches at most this many bytes, unless a single chunk is larger.
 const FETCH_BYTES_MAX: u64 = 4 << 20;
 /// How many dictionaries are kept, of about a quarter of a MiB each.
@@ -209,7 +213,7 @@ impl Reader {
             }
             loaded => loaded?,
         }
-        let fetched: Vec<Vec<(usize, SealedChunk)>> = stream::iter(plan(places))
+        let fetched: Vec<Vec<(usize, SealedChunk)>> = stream::iter(few(places))
             .map(async |fetch| {
                 let wanted = fetch.wanted.iter();
                 let wanted = wanted.map(|(at, place)| (*at, place.facts.name)).collect();
@@ -362,9 +366,15 @@ impl Reader {
             error => Error::Vault(error.into()),
         })?;
         let mut out = Vec::with_capacity(fetch.wanted.len());
+        let wanted = fetch.wanted.iter().map(|(_, place)| place.length as usize);
+        // What lies between a few chunks must not stay in memory with them.
+        let sparse = wanted.sum::<usize>() < bytes.len() / 2;
         for (at, place) in fetch.wanted {
             let from = (u64::from(place.offset) - start) as usize;
-            let sealed = bytes.slice(from..from + place.length as usize);
+            let mut sealed = bytes.slice(from..from + place.length as usize);
+            if sparse {
+                sealed = Bytes::copy_from_slice(&sealed);
+            }
             if let Some(kept) = &self.kept
                 && place.facts.kind.is_metadata()
             {
@@ -466,8 +476,19 @@ impl Reader {
     }
 }
 
-/// Joins places that lie near each other in one pack into one fetch.
-fn plan(mut places: Vec<(usize, Place<'_>)>) -> Vec<Fetch<'_>> {
+/// Joins places that lie near each other in one pack into one fetch; places further apart only where
+/// there would be many.
+fn few(places: Vec<(usize, Place<'_>)>) -> Vec<Fetch<'_>> {
+    let near = plan(places, GAP_BYTES_MAX);
+    if near.len() <= FETCHES_MANY {
+        return near;
+    }
+    let places = near.into_iter().flat_map(|fetch| fetch.wanted).collect();
+    plan(places, WIDE_GAP_BYTES_MAX)
+}
+
+/// Joins places with no more than `gap` bytes between them.
+fn plan(mut places: Vec<(usize, Place<'_>)>, gap: u64) -> Vec<Fetch<'_>> {
     places.sort_by_key(|(_, place)| (place.pack.id, place.offset));
     let mut fetches: Vec<Fetch<'_>> = Vec::new();
     for (at, place) in places {
@@ -476,7 +497,7 @@ fn plan(mut places: Vec<(usize, Place<'_>)>) -> Vec<Fetch<'_>> {
         match fetches.last_mut() {
             Some(last)
                 if last.pack.id == place.pack.id
-                    && start <= last.range.end + GAP_BYTES_MAX
+                    && start <= last.range.end + gap
                     && end - last.range.start <= FETCH_BYTES_MAX =>
             {
                 last.range.end = last.range.end.max(end);

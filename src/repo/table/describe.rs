@@ -1,12 +1,16 @@
 //! A run's description, made while its chunks are stored.
 //!
-//! Chunks come in key order; whole pages are stored as they fill, so that a run of any length is
+//! Chunks come in key order; whole pages are stored some at a time, so that a run of any length is
 //! described in bounded memory. Invariant: equal chunks in equal order give equal pages.
 
 use crate::format::pack::ChunkKind;
 use crate::format::run::{PAGE_CHUNKS_MAX, PageReference, Run, RunChunk, page_ends, write_page};
 use crate::id::ChunkId;
 use crate::repo::writer::{Added, Error, Writer};
+
+/// Pages are stored together when they have this many bytes: beside each other, so that one request
+/// fetches many.
+const PAGES_TOGETHER_BYTES: usize = 4 << 20;
 
 /// A run that has been stored.
 #[derive(Clone, Debug)]
@@ -21,6 +25,9 @@ pub struct Described {
 pub struct RunDescriber {
     run: Run,
     current: Vec<RunChunk>,
+    /// Pages that are full, and wait for others.
+    full: Vec<Vec<u8>>,
+    full_bytes: usize,
     bytes_stored: u64,
 }
 
@@ -30,6 +37,8 @@ impl RunDescriber {
         RunDescriber {
             run,
             current: Vec::new(),
+            full: Vec::new(),
+            full_bytes: 0,
             bytes_stored: 0,
         }
     }
@@ -56,8 +65,11 @@ impl RunDescriber {
             return Ok(());
         };
         let (first, last) = (first.first.clone(), last.last.clone());
-        let (name, added) = writer.add_bytes(ChunkKind::RunPage, &write_page(&self.current))?;
-        self.count(added);
+        let bytes = write_page(&self.current);
+        let shared = &writer.vault().access.shared;
+        let name = shared.chunk_id(ChunkKind::RunPage as u8, &bytes);
+        self.full_bytes += bytes.len();
+        self.full.push(bytes);
         self.run.pages.push(PageReference {
             name,
             first,
@@ -65,6 +77,18 @@ impl RunDescriber {
             chunks: self.current.len() as u32,
         });
         self.current.clear();
+        match self.full_bytes < PAGES_TOGETHER_BYTES {
+            true => Ok(()),
+            false => self.store_pages(writer),
+        }
+    }
+
+    fn store_pages(&mut self, writer: &Writer) -> Result<(), Error> {
+        self.full_bytes = 0;
+        for bytes in std::mem::take(&mut self.full) {
+            let (_, added) = writer.add_bytes(ChunkKind::RunPage, &bytes)?;
+            self.count(added);
+        }
         Ok(())
     }
 
@@ -101,6 +125,7 @@ impl RunDescriber {
         } else {
             self.page(writer)?;
         }
+        self.store_pages(writer)?;
         let (run, added) = writer.add_bytes(ChunkKind::Run, &self.run.write())?;
         self.count(added);
         Ok(Described {
