@@ -21,7 +21,7 @@ bytea    | PostgreSQL: a cell of 200 MiB, in 192 MiB of memory
 s3       | 200 snapshots on a real S3 server, with the requests of every verb
 million  | an index of two million chunks and the plan of a prune in little memory
 planted  | every planted bug is caught by the test that is named beside it
-records  | what find, history, undelete and diff cost in a sample of 250 MB after 60 snapshots, on an S3 server
+records  | what find, history, undelete and diff cost after 60 snapshots, on an S3 server; 250 MB, or ROWVAULT_REACH_SCALE times 1 GB
 rollback | killed at every step of a rollback and of its undoing: PostgreSQL, MariaDB
 schedule | every zone through 2024 to 2035, against a walk through every minute
 daemon   | 500 backups of one daemon in flat memory

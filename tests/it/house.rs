@@ -70,10 +70,15 @@ pub async fn open(opening: Opening, unlock: &Unlock, state: &Path) -> Opened {
 
 /// Takes a snapshot of a SQLite file under the name `crm`.
 pub async fn backup(house: &House, file: &Path) -> job::backup::Outcome {
+    backup_as(house, file, "crm").await
+}
+
+/// Takes a snapshot of a SQLite file under this name.
+pub async fn backup_as(house: &House, file: &Path, name: &str) -> job::backup::Outcome {
     let url: SourceUrl = format!("sqlite:{}", file.display()).parse().unwrap();
     let mut source = open::source(&url, &SourceOptions::default()).unwrap();
     let request = job::backup::Request {
-        name: "crm".parse().unwrap(),
+        name: name.parse().unwrap(),
         tags: Vec::new(),
         lasting: Duration::from_secs(3600),
         reading: job::backup::Reading::Changes,
@@ -85,7 +90,12 @@ pub async fn backup(house: &House, file: &Path) -> job::backup::Outcome {
 
 /// The newest snapshot of `crm`.
 pub async fn newest(house: &House) -> Snapshot {
-    let name: SourceName = "crm".parse().unwrap();
+    newest_of(house, "crm").await
+}
+
+/// The newest snapshot of this source.
+pub async fn newest_of(house: &House, name: &str) -> Snapshot {
+    let name: SourceName = name.parse().unwrap();
     let catalog = house.opened.catalog().await.unwrap();
     catalog.at(&name, None).unwrap().clone()
 }
