@@ -79,11 +79,14 @@ async fn all_rows(reader: &Arc<Reader>, table: &ManifestTable) -> Vec<Vec<u8>> {
     all
 }
 
+/// Columns with the values that are looked for in each.
+type Way = Vec<(usize, HashSet<Vec<u8>>)>;
+
 /// The rows that are sought, and how many chunks may hold them.
 async fn sought(
     reader: &Arc<Reader>,
     table: &ManifestTable,
-    sought: Vec<Vec<(usize, HashSet<Vec<u8>>)>>,
+    sought: Vec<Way>,
 ) -> (Vec<Vec<u8>>, usize) {
     let ways = sought.into_iter().map(|way| {
         let columns = way.into_iter();
@@ -206,7 +209,7 @@ async fn rows_that_are_sought_in_several_ways_are_those_of_a_whole_reading() {
                 let cells = (0..many).map(|at| picked(at, column));
                 (column, cells.filter(|cell| *cell != null()).collect())
             };
-            let ways: Vec<Vec<(usize, HashSet<Vec<u8>>)>> = vec![
+            let ways: Vec<Way> = vec![
                 vec![some(first, 5)],
                 vec![some(first, 40), some(second, 40)],
                 vec![some(second, 2)],
