@@ -7,6 +7,7 @@
 
 pub mod drill;
 pub mod http;
+pub mod keys;
 pub mod notify;
 pub mod plan;
 mod reading;
@@ -18,7 +19,7 @@ pub mod traffic;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
@@ -27,14 +28,15 @@ use serde::Deserialize;
 use crate::failure::{AnyFailure, Failure};
 use crate::id::SourceName;
 use crate::retention::Policy;
-use crate::source::address::{SourceUrl, TablePattern};
+use crate::source::address::{SourceOptions, SourceUrl, TablePattern};
 pub use reading::{Environment, Error};
 
 use http::{Http, HttpText};
 use notify::{Notify, NotifyText};
 use plan::{Daemon, DaemonText, SourcePlan};
-use reading::Reading;
+use reading::{Reading, words};
 use repository::{Repository, RepositoryText};
+use secret::Origin;
 
 /// The longest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -42,7 +44,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const PARALLEL_MAX: usize = 64;
 
 /// What a configuration file says.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Config {
     /// The repository.
     pub repository: Repository,
@@ -57,13 +59,14 @@ pub struct Config {
 }
 
 /// A database to protect.
+#[derive(Debug)]
 pub struct Source {
     /// Its name.
     pub name: SourceName,
-    /// Its address, with its password where that stands in the URL or in `password_file`.
+    /// Its address, with its password where that stands in the URL.
     pub url: SourceUrl,
-    /// The file of its password.
-    pub password_file: Option<PathBuf>,
+    /// Where its password is, where not in the URL.
+    pub password: Option<Origin>,
     /// The zone of its days.
     pub timezone: Tz,
     /// Tables that are left out.
@@ -71,7 +74,7 @@ pub struct Source {
     /// Tables of which only the structure is captured.
     pub exclude_data: Vec<TablePattern>,
     /// How many tables are read at once.
-    pub parallel: Option<usize>,
+    pub parallel: usize,
     /// A command before the backup, as words.
     pub before: Vec<String>,
     /// A command after it, as words; it runs after a failure too.
@@ -89,14 +92,14 @@ pub struct Source {
 }
 
 impl Source {
-    /// The address with the password of its file.
+    /// The address with its password.
     ///
     /// # Errors
-    /// The file's.
+    /// Those of the password's file or command.
     pub fn address(&self) -> Result<SourceUrl, AnyFailure> {
         let mut url = self.url.clone();
-        if let Some(file) = &self.password_file {
-            url.set_password(secret::read("password", file)?);
+        if let Some(origin) = &self.password {
+            url.set_password(origin.read("password")?);
         }
         Ok(url)
     }
@@ -123,6 +126,7 @@ struct SourceText {
     name: Option<String>,
     url: String,
     password_file: Option<String>,
+    password_command: Option<Vec<String>>,
     timezone: Option<String>,
     #[serde(default)]
     exclude_tables: Vec<String>,
@@ -207,6 +211,11 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> 
     })
 }
 
+/// Every key that a file may have.
+pub fn keys() -> Vec<keys::Key> {
+    keys::of::<FileText>()
+}
+
 struct Parsed {
     repository: Repository,
     /// Each source, and whether its password stands in the file itself.
@@ -271,7 +280,9 @@ fn nearest(unknown: &str, known: &[&str]) -> Option<String> {
         .iter()
         .map(|name| (strsim::normalized_damerau_levenshtein(unknown, name), name))
         .max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let elsewhere = keys::tables_with(&keys(), unknown);
     Some(match best {
+        _ if !elsewhere.is_empty() => format!("it belongs under {}", elsewhere.join(" or ")),
         (alike, name) if alike >= 0.5 => format!("did you mean {name}?"),
         _ => format!("there is {}", known.join(", ")),
     })
@@ -285,16 +296,7 @@ impl Reading<'_> {
         daemon: &Daemon,
     ) -> Result<(Source, bool), Error> {
         let secret = text.url.parse().is_ok_and(|url| has_own_password(&url));
-        let mut url: SourceUrl = self
-            .expand(&format!("{place}: url"), &text.url)?
-            .parse()
-            .map_err(|error: crate::source::address::Error| {
-                let hint = error.hint();
-                self.wrong(&format!("{place}: url"), error.to_string(), hint)
-            })?;
-        if let SourceUrl::Sqlite(path) = &url {
-            url = SourceUrl::Sqlite(self.beside(path));
-        }
+        let url = self.source_url(&format!("{place}: url"), &text.url)?;
         let name = self.name(place, text.name, &url)?;
         let place = &format!("source {name}");
         let patterns = |what: &str, texts: Vec<String>| -> Result<Vec<TablePattern>, Error> {
@@ -326,12 +328,18 @@ impl Reading<'_> {
             (daemon, timezone),
         )?;
         let source = Source {
-            password_file: self.file(&format!("{place}: password_file"), text.password_file)?,
+            password: self.secret(
+                place,
+                "password",
+                (text.password_file, text.password_command),
+            )?,
             timezone,
             plan,
             exclude_tables: patterns("exclude_tables", text.exclude_tables)?,
             exclude_data: patterns("exclude_data", text.exclude_data)?,
-            parallel: text.parallel,
+            parallel: text
+                .parallel
+                .unwrap_or_else(|| SourceOptions::default().parallel),
             before: words(self.all(&format!("{place}: before"), text.before)?),
             after: words(self.all(&format!("{place}: after"), text.after)?),
             tags: self.all(&format!("{place}: tags"), text.tags)?,
@@ -343,6 +351,19 @@ impl Reading<'_> {
             url,
         };
         Ok((source, secret))
+    }
+
+    fn source_url(&self, place: &str, text: &str) -> Result<SourceUrl, Error> {
+        let url: SourceUrl =
+            self.expand(place, text)?
+                .parse()
+                .map_err(|error: crate::source::address::Error| {
+                    self.wrong(place, error.to_string(), error.hint())
+                })?;
+        Ok(match url {
+            SourceUrl::Sqlite(path) => SourceUrl::Sqlite(self.beside(&path)),
+            server => server,
+        })
     }
 
     fn keep(&self, place: &str, text: KeepText) -> Result<Policy, Error> {
@@ -400,14 +421,6 @@ fn has_own_password(url: &SourceUrl) -> bool {
     }
 }
 
-/// A command's words: one text is split at its blanks, several are the words as they are.
-fn words(texts: Vec<String>) -> Vec<String> {
-    match texts.as_slice() {
-        [line] => line.split_whitespace().map(str::to_owned).collect(),
-        _ => texts,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -452,8 +465,8 @@ mod tests {
         let repository = &parsed.repository;
         assert_eq!(repository.url.as_deref(), Some("/etc/rowvault/../repo"));
         assert_eq!(
-            repository.key_file.as_deref(),
-            Some(Path::new("/etc/rowvault/key.txt"))
+            repository.key,
+            Some(Origin::File("/etc/rowvault/key.txt".into()))
         );
         assert_eq!(repository.s3.addressing, Addressing::VirtualHost);
         let (crm, secret) = &parsed.sources[0];
@@ -484,6 +497,9 @@ mod tests {
             "/etc/rowvault/rowvault.toml, line 6: there is no key \"nmae\" here"
         );
         assert_eq!(error.hint().as_deref(), Some("did you mean name?"));
+        let error = refused("[daemon]\nschedule = \"@daily\"\n");
+        let hint = error.hint().expect("the table that has it is named");
+        assert!(hint.starts_with("it belongs under [[source]] or"), "{hint}");
         let error = refused("[repositry]\nurl = \"x\"\n");
         assert_eq!(error.hint().as_deref(), Some("did you mean repository?"));
     }
@@ -511,6 +527,14 @@ mod tests {
             (
                 "[repository]\npassphrase_file = \"a\"\nkey_file = \"b\"",
                 "both",
+            ),
+            (
+                "[repository]\nkey_command = [\"a\"]\nkey_file = \"b\"",
+                "key_file and key_command are both",
+            ),
+            (
+                "[[source]]\nurl = \"sqlite:a\"\npassword_command = []",
+                "has no words",
             ),
             ("[[source]]\nname = \"a\"", "url"),
             ("[[source]]\nurl = \"sqlite:a\"\nkeep = {}", "keeps nothing"),

@@ -29,7 +29,7 @@ impl Chosen<'_> {
         if let Some(config) = self.config {
             options.exclude_tables = config.exclude_tables.clone();
             options.exclude_data = config.exclude_data.clone();
-            options.parallel = config.parallel.unwrap_or(options.parallel);
+            options.parallel = config.parallel;
             options.questions = config.drill.expected.questions();
         }
         let more = exclude.iter().map(|text| TablePattern::new(text.as_str()));

@@ -16,7 +16,7 @@ use crate::cli::output::{Style, failure_text};
 use crate::cli::render;
 use crate::cli::session::{Place, Session, ask_new};
 use crate::config::plan::Alarm;
-use crate::config::secret;
+use crate::config::secret::Origin;
 use crate::crypto::keyslot::PassphraseCost;
 use crate::failure::{AnyFailure, Class};
 use crate::format::repository::CHUNK_TARGET_BYTES;
@@ -66,9 +66,16 @@ pub async fn init(session: &Session, arguments: &Init) -> Result<u8, AnyFailure>
     let cost = PassphraseCost::default();
     let first = match (&arguments.recipient, session.key_place()?) {
         (Some(recipient), _) => init::First::Recipient(recipient.clone()),
-        (None, Place::KeyFile(path)) => init::First::KeyFile(path),
-        (None, Place::PassphraseFile(path)) => {
-            init::First::Passphrase(secret::read("passphrase", &path)?, cost)
+        (None, Place::Key(Origin::File(path))) => init::First::KeyFile(path),
+        (None, Place::Key(Origin::Command(_))) => {
+            return Err(AnyFailure::new(
+                Class::Invalid,
+                "init makes a key file, and a command cannot take it",
+                Some("give --key-file FILE, and hand that to your keeper of secrets".into()),
+            ));
+        }
+        (None, Place::PassphraseIn(origin)) => {
+            init::First::Passphrase(origin.read("passphrase")?, cost)
         }
         (None, Place::Passphrase(text)) => init::First::Passphrase(text, cost),
         (None, Place::Nowhere) => init::First::Passphrase(ask_new()?, cost),

@@ -16,7 +16,8 @@ use crate::cli::output::{Output, Style};
 use crate::cli::screen::Screen;
 use crate::cli::stop::Stop;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, secret};
+use crate::config::secret::Origin;
+use crate::config::{self, Config};
 use crate::failure::{AnyFailure, Class};
 use crate::format::keyslot::text::KeyFile;
 use crate::id::SourceName;
@@ -191,10 +192,8 @@ impl Session {
 
     fn unlock(&self) -> Result<Unlock, AnyFailure> {
         match self.key_place()? {
-            Place::KeyFile(path) => Ok(Unlock::KeyFile(read_key_file(&path)?)),
-            Place::PassphraseFile(path) => {
-                Ok(Unlock::Passphrase(secret::read("passphrase", &path)?))
-            }
+            Place::Key(origin) => Ok(Unlock::KeyFile(read_key(&origin)?)),
+            Place::PassphraseIn(origin) => Ok(Unlock::Passphrase(origin.read("passphrase")?)),
             Place::Passphrase(passphrase) => {
                 tracing::warn!(
                     "ROWVAULT_PASSPHRASE is seen by every program that is started from here; a passphrase file is not"
@@ -210,17 +209,16 @@ impl Session {
     /// # Errors
     /// Invalid: one layer names several.
     pub fn key_place(&self) -> Result<Place, AnyFailure> {
-        let flags = (&self.globals.key_file, &self.globals.passphrase_file);
-        let flags = (flags.0.clone(), flags.1.clone());
+        let flags = (
+            self.globals.key_file.clone().map(Origin::File),
+            self.globals.passphrase_file.clone().map(Origin::File),
+        );
         let environment = (
-            path_variable("ROWVAULT_KEY_FILE"),
-            path_variable("ROWVAULT_PASSPHRASE_FILE"),
+            path_variable("ROWVAULT_KEY_FILE").map(Origin::File),
+            path_variable("ROWVAULT_PASSPHRASE_FILE").map(Origin::File),
         );
         let repository = &self.config.repository;
-        let config = (
-            repository.key_file.clone(),
-            repository.passphrase_file.clone(),
-        );
+        let config = (repository.key.clone(), repository.passphrase.clone());
         for (layer, place) in [
             ("", flags),
             ("environment: ", environment),
@@ -233,8 +231,8 @@ impl Session {
                         "give one of them",
                     ));
                 }
-                (Some(path), None) => return Ok(Place::KeyFile(path)),
-                (None, Some(path)) => return Ok(Place::PassphraseFile(path)),
+                (Some(origin), None) => return Ok(Place::Key(origin)),
+                (None, Some(origin)) => return Ok(Place::PassphraseIn(origin)),
                 (None, None) => {}
             }
             // The passphrase itself belongs to the layer of the environment.
@@ -277,10 +275,10 @@ impl Session {
 
 /// Where a key or passphrase is.
 pub enum Place {
-    /// In a key file.
-    KeyFile(PathBuf),
-    /// In a passphrase file.
-    PassphraseFile(PathBuf),
+    /// In a key file, or printed as one.
+    Key(Origin),
+    /// In a passphrase file, or printed.
+    PassphraseIn(Origin),
     /// In the environment.
     Passphrase(SecretString),
     /// Nowhere: a person is asked.
@@ -292,8 +290,12 @@ pub enum Place {
 /// # Errors
 /// Invalid, Denied.
 pub fn read_key_file(path: &Path) -> Result<KeyFile, AnyFailure> {
+    read_key(&Origin::File(path.to_owned()))
+}
+
+fn read_key(origin: &Origin) -> Result<KeyFile, AnyFailure> {
     use secrecy::ExposeSecret;
-    let text = secret::read("key file", path)?;
+    let text = origin.read("key file")?;
     Ok(KeyFile::parse(text.expose_secret())?)
 }
 

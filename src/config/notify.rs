@@ -1,9 +1,8 @@
 //! `[notify]`: who hears of what needs a person, and what hears that all is well.
 //!
 //! Invariant: URLs may hold tokens and are kept as secrets; passwords and signing secrets stand in
-//! files that nobody else may read.
+//! files that nobody else may read, or are printed by commands.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::config::reading::{Error, Reading};
-use crate::config::secret;
+use crate::config::secret::Origin;
 use crate::failure::{AnyFailure, Class};
 use crate::notify::Channel;
 use crate::notify::command::Program;
@@ -29,7 +28,7 @@ pub struct Notify {
     /// After so long, what lasts is told again.
     pub repeat: Duration,
     heartbeat: Option<SecretString>,
-    webhooks: Vec<(SecretString, Option<PathBuf>)>,
+    webhooks: Vec<(SecretString, Option<Origin>)>,
     emails: Vec<Mail>,
     commands: Vec<Vec<String>>,
 }
@@ -38,7 +37,7 @@ pub struct Notify {
 struct Mail {
     server: String,
     user: Option<String>,
-    password_file: Option<PathBuf>,
+    password: Option<Origin>,
     from: String,
     to: Vec<String>,
 }
@@ -73,6 +72,7 @@ pub(super) struct NotifyText {
 struct WebhookText {
     url: String,
     secret_file: Option<String>,
+    secret_command: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +81,7 @@ struct EmailText {
     server: String,
     user: Option<String>,
     password_file: Option<String>,
+    password_command: Option<Vec<String>>,
     from: String,
     to: Vec<String>,
 }
@@ -90,7 +91,11 @@ impl Reading<'_> {
         let place = "notify";
         let webhook = |text: WebhookText| {
             let url = self.http(place, &text.url)?;
-            Ok((url, self.file("notify: secret_file", text.secret_file)?))
+            let (file, command) = (text.secret_file, text.secret_command);
+            Ok((
+                url,
+                self.secret("notify: webhook", "secret", (file, command))?,
+            ))
         };
         let heartbeat = text.heartbeat.map(|url| self.http(place, &url));
         let webhooks = text.webhook.into_iter().map(webhook);
@@ -127,7 +132,11 @@ impl Reading<'_> {
         let mail = Mail {
             server: self.expand(place, &text.server)?,
             user: self.text(place, text.user)?,
-            password_file: self.file("notify: email: password_file", text.password_file)?,
+            password: self.secret(
+                place,
+                "password",
+                (text.password_file, text.password_command),
+            )?,
             from: self.expand(place, &text.from)?,
             to: self.all(place, text.to)?,
         };
@@ -162,16 +171,14 @@ impl Notify {
     /// Invalid: a file of a secret that cannot be used.
     pub fn channels(&self, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<dyn Channel>>, AnyFailure> {
         let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-        for (url, file) in &self.webhooks {
-            let secret = file
-                .as_deref()
-                .map(|file| secret::read("webhook secret", file));
+        for (url, secret) in &self.webhooks {
+            let secret = secret.as_ref().map(|secret| secret.read("webhook secret"));
             let webhook = Webhook::new(url.clone(), secret.transpose()?, clock.clone());
             channels.push(Arc::new(webhook.map_err(refused)?));
         }
         for mail in &self.emails {
-            let file = mail.password_file.as_deref();
-            let password = file.map(|file| secret::read("mail password", file));
+            let password = mail.password.as_ref();
+            let password = password.map(|password| password.read("mail password"));
             let email = Email::new(mail.options(password.transpose()?));
             channels.push(Arc::new(email.map_err(refused)?));
         }
@@ -180,6 +187,13 @@ impl Notify {
             channels.push(Arc::new(Program { words }));
         }
         Ok(channels)
+    }
+
+    /// The programs that messages are handed to.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        self.commands
+            .iter()
+            .filter_map(|words| words.first().map(String::as_str))
     }
 
     /// What hears of each good backup.

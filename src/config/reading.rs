@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
-use crate::config::secret;
+use crate::config::secret::{self, Origin};
 use crate::failure::{Class, Failure};
 
 /// Why a configuration was refused.
@@ -127,6 +127,30 @@ impl Reading<'_> {
         Ok(text.map(|text| self.beside(Path::new(&text))))
     }
 
+    /// A secret, from a file or from a command; not from both.
+    pub(super) fn secret(
+        &self,
+        place: &str,
+        key: &str,
+        (file, command): (Option<String>, Option<Vec<String>>),
+    ) -> Result<Option<Origin>, Error> {
+        let file = self.file(&format!("{place}: {key}_file"), file)?;
+        let Some(command) = command else {
+            return Ok(file.map(Origin::File));
+        };
+        let wrong = |what: String, hint: &str| Err(self.wrong(place, what, Some(hint.into())));
+        if file.is_some() {
+            let what = format!("{key}_file and {key}_command are both given");
+            return wrong(what, "keep one of them");
+        }
+        let words = words(self.all(&format!("{place}: {key}_command"), command)?);
+        if words.is_empty() {
+            let what = format!("{key}_command has no words");
+            return wrong(what, "write it as [\"/usr/local/bin/show-secret crm\"]");
+        }
+        Ok(Some(Origin::Command(words)))
+    }
+
     pub(super) fn beside(&self, path: &Path) -> PathBuf {
         let directory = self.path.parent().unwrap_or(Path::new(""));
         directory.join(path)
@@ -149,5 +173,13 @@ impl Reading<'_> {
             let what = format!("{text:?} is not a time zone");
             self.wrong(place, what, Some("write it as Europe/Warsaw or UTC".into()))
         })
+    }
+}
+
+/// A command's words: one text is split at its blanks, several are the words as they are.
+pub(super) fn words(texts: Vec<String>) -> Vec<String> {
+    match texts.as_slice() {
+        [line] => line.split_whitespace().map(str::to_owned).collect(),
+        _ => texts,
     }
 }

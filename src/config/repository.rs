@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::config::reading::{Error, Reading};
+use crate::config::secret::Origin;
 use crate::config::traffic::Traffic;
 use crate::store::{Addressing, PlainHttp, S3Options};
 
@@ -17,14 +18,14 @@ const LOCK_MIN: Duration = Duration::from_secs(24 * 3600);
 const LOCK_MAX: Duration = Duration::from_secs(3653 * 24 * 3600);
 
 /// Where the repository is and what opens it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Repository {
     /// A path or a URL.
     pub url: Option<String>,
-    /// The file of the passphrase.
-    pub passphrase_file: Option<PathBuf>,
-    /// A key file.
-    pub key_file: Option<PathBuf>,
+    /// Where the passphrase is.
+    pub passphrase: Option<Origin>,
+    /// Where the text of a key file is.
+    pub key: Option<Origin>,
     /// Where local state stands.
     pub state_dir: Option<PathBuf>,
     /// The one host that maintains, where the storage cannot keep several apart.
@@ -42,7 +43,9 @@ pub struct Repository {
 pub(super) struct RepositoryText {
     url: Option<String>,
     passphrase_file: Option<String>,
+    passphrase_command: Option<Vec<String>>,
     key_file: Option<String>,
+    key_command: Option<Vec<String>>,
     state_dir: Option<String>,
     maintenance_host: Option<String>,
     lock: Option<String>,
@@ -78,16 +81,17 @@ impl Reading<'_> {
             true => url,
             false => self.beside(Path::new(&url)).display().to_string(),
         });
-        let passphrase_file = self.file("repository.passphrase_file", text.passphrase_file)?;
-        let key_file = self.file("repository.key_file", text.key_file)?;
-        if passphrase_file.is_some() && key_file.is_some() {
-            let what = "passphrase_file and key_file are both given".to_owned();
+        let (file, command) = (text.passphrase_file, text.passphrase_command);
+        let passphrase = self.secret("repository", "passphrase", (file, command))?;
+        let key = self.secret("repository", "key", (text.key_file, text.key_command))?;
+        if passphrase.is_some() && key.is_some() {
+            let what = "a passphrase and a key are both given".to_owned();
             return Err(self.wrong("repository", what, Some("keep one of them".into())));
         }
         Ok(Repository {
             url,
-            passphrase_file,
-            key_file,
+            passphrase,
+            key,
             state_dir: self.file("repository.state_dir", text.state_dir)?,
             lock: self.lock(text.lock)?,
             maintenance_host: self.text("repository.maintenance_host", text.maintenance_host)?,

@@ -1,14 +1,21 @@
-//! Files that hold secrets: read whole, within a limit, and only where nobody else may read them.
+//! Secrets: in files that nobody else may read, or from a command that prints them.
 //!
 //! Passphrases, key files and passwords of databases come through here, from the configuration
-//! and from the command line. Invariant: a regular file that others may read is refused; pipes,
-//! descriptors and a service's own credentials are not files that others could read.
+//! and from the command line, whole and within a limit. Invariant: a regular file that others may
+//! read is refused (pipes, descriptors and a service's own credentials are no such files), and
+//! nothing that a command prints, and none of its arguments, is ever shown.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
@@ -16,6 +23,43 @@ use crate::failure::{Class, Failure};
 
 /// The longest secret; a passphrase may have 1 MiB and a newline.
 const SECRET_BYTES_MAX: u64 = (1 << 20) + 2;
+
+/// How long a command may take to print a secret, and then to end.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+/// How often it is looked whether the command has ended.
+const END_LOOKS: u32 = 200;
+const END_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In a file.
+    File(PathBuf),
+    /// A command prints it: its words.
+    Command(Vec<String>),
+}
+
+impl Origin {
+    /// The secret; one newline at its end does not count.
+    ///
+    /// # Errors
+    /// [`Error`]: unreadable, readable by others, empty, too long, no text; a command that cannot
+    /// be started, fails, or takes too long.
+    pub fn read(&self, what: &'static str) -> Result<SecretString, Error> {
+        match self {
+            Origin::File(path) => read(what, path),
+            Origin::Command(words) => {
+                let program = words.first().map_or("", String::as_str);
+                let asking = Asking { what, program };
+                let bytes = asking.ask(&words[1.min(words.len())..], COMMAND_DEADLINE)?;
+                text(what, Path::new(program), &bytes).map_err(|error| match error {
+                    Error::Empty { .. } => asking.failed(Class::Invalid, "prints nothing"),
+                    _ => asking.failed(Class::Invalid, "prints no UTF-8"),
+                })
+            }
+        }
+    }
+}
 
 /// Why a secret could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +101,18 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A command did not give it.
+    #[error("the command for the {what}, {program}, {why}")]
+    Command {
+        /// What it should print.
+        what: &'static str,
+        /// Its first word; the others may be secret.
+        program: String,
+        /// What happened.
+        why: String,
+        /// Whether it may work another time.
+        class: Class,
+    },
     /// Bytes that are no text.
     #[error("the {what} in {} is not UTF-8", path.display())]
     Text {
@@ -73,6 +129,7 @@ impl Failure for Error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Class::Denied
             }
+            Error::Command { class, .. } => *class,
             _ => Class::Invalid,
         }
     }
@@ -81,6 +138,9 @@ impl Failure for Error {
         match self {
             Error::Open { path, .. } => Some(format!("run: chmod 600 {}", path.display())),
             Error::Long { .. } => Some("check the path: this is another file".into()),
+            Error::Command { .. } => Some(
+                "run it by hand as this user: it must print the secret alone, and exit 0".into(),
+            ),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("check the path; relative paths in a configuration start at its file".into())
             }
@@ -94,8 +154,11 @@ impl Failure for Error {
 /// # Errors
 /// [`Error`]: unreadable, readable by others, empty, too long, no text.
 pub fn read(what: &'static str, path: &Path) -> Result<SecretString, Error> {
-    let bytes = read_bytes(what, path)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::Text {
+    text(what, path, &read_bytes(what, path)?)
+}
+
+fn text(what: &'static str, path: &Path, bytes: &[u8]) -> Result<SecretString, Error> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Error::Text {
         what,
         path: path.to_owned(),
     })?;
@@ -108,6 +171,86 @@ pub fn read(what: &'static str, path: &Path) -> Result<SecretString, Error> {
         });
     }
     Ok(SecretString::from(text))
+}
+
+/// A command that is asked for a secret.
+struct Asking<'a> {
+    what: &'static str,
+    program: &'a str,
+}
+
+impl Asking<'_> {
+    fn failed(&self, class: Class, why: impl Into<String>) -> Error {
+        Error::Command {
+            what: self.what,
+            program: self.program.to_owned(),
+            why: why.into(),
+            class,
+        }
+    }
+
+    fn ask(&self, arguments: &[String], deadline: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut child = Command::new(self.program)
+            .args(arguments)
+            .env_remove("ROWVAULT_PASSPHRASE")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // With all that it starts it can be ended.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| self.failed(Class::Invalid, format!("cannot be started: {error}")))?;
+        let (done, read) = mpsc::channel();
+        let stdout = child.stdout.take();
+        thread::spawn(move || {
+            let mut bytes = Zeroizing::new(Vec::new());
+            let stdout = stdout.into_iter();
+            let read: io::Result<usize> = stdout
+                .map(|out| out.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes))
+                .sum();
+            // Nobody listens any more where it took too long.
+            let _ = done.send(read.map(|_| bytes));
+        });
+        let read = read.recv_timeout(deadline);
+        let status = if read.is_ok() {
+            ended(&mut child)
+        } else {
+            None
+        };
+        let Some(status) = status else {
+            end(&mut child);
+            let why = format!("took longer than {} s", deadline.as_secs());
+            return Err(self.failed(Class::Transient, why));
+        };
+        let bytes = match read {
+            Ok(Ok(bytes)) if bytes.len() as u64 <= SECRET_BYTES_MAX => bytes,
+            _ => return Err(self.failed(Class::Invalid, "prints more than any secret has")),
+        };
+        match status.success() {
+            true => Ok(bytes),
+            false => Err(self.failed(Class::Transient, format!("ended with {status}"))),
+        }
+    }
+}
+
+/// How a command ended that has closed its output, if it does.
+fn ended(child: &mut Child) -> Option<ExitStatus> {
+    for _ in 0..END_LOOKS {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        thread::sleep(END_LOOK_EVERY);
+    }
+    None
+}
+
+/// Ends a command with all that it started.
+fn end(child: &mut Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself in this moment.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let _ = child.wait();
 }
 
 fn read_bytes(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -212,5 +355,64 @@ mod tests {
             let error = read("passphrase", file.path()).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
         }
+    }
+
+    fn command(line: &[&str]) -> Origin {
+        Origin::Command(line.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_a_command_prints_is_the_secret() {
+        let origin = command(&["printf", "correct horse\n"]);
+        let secret = origin.read("passphrase").unwrap();
+        assert_eq!(secret.expose_secret(), "correct horse");
+    }
+
+    #[test]
+    fn commands_that_do_not_print_a_secret_are_told_without_what_they_print() {
+        for (line, class, word) in [
+            (
+                &["/no/such/program"][..],
+                Class::Invalid,
+                "cannot be started",
+            ),
+            (
+                &["sh", "-c", "echo hunter2; exit 3"],
+                Class::Transient,
+                "exit status: 3",
+            ),
+            (&["true"], Class::Invalid, "prints nothing"),
+            (
+                &["head", "-c", "2000000", "/dev/zero"],
+                Class::Invalid,
+                "more than",
+            ),
+            (&[], Class::Invalid, "cannot be started"),
+        ] {
+            let error = command(line).read("passphrase").unwrap_err();
+            assert_eq!(error.class(), class, "{error}");
+            let told = format!("{error} {error:?} {:?}", error.hint());
+            assert!(told.contains(word), "{told}");
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
+
+    #[test]
+    fn command_that_hangs_is_ended_with_all_that_it_started() {
+        let what = "passphrase";
+        let asking = Asking {
+            what,
+            program: "sh",
+        };
+        let mark = tempfile::NamedTempFile::new().unwrap();
+        let path = mark.path().display();
+        let script = format!("(sleep 1; echo late > {path}) & sleep 60");
+        let arguments = ["-c".to_owned(), script];
+        let error = asking
+            .ask(&arguments, Duration::from_millis(300))
+            .unwrap_err();
+        assert!(error.to_string().contains("took longer"), "{error}");
+        thread::sleep(Duration::from_millis(1200));
+        assert_eq!(fs::read_to_string(mark.path()).unwrap(), "");
     }
 }

@@ -9,13 +9,26 @@ use serde::Deserialize;
 
 use crate::store::StoreOptions;
 
-/// Limits of traffic; none where nothing is said.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How many requests are under way at once.
+const REQUESTS_MAX: NonZeroU16 = NonZeroU16::new(16).expect("16 is not zero");
+
+/// Limits of traffic.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Traffic {
-    requests_max: Option<NonZeroU16>,
+    requests_max: NonZeroU16,
     upload_mib_per_second: Option<NonZeroU64>,
     download_mib_per_second: Option<NonZeroU64>,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Traffic {
+            requests_max: REQUESTS_MAX,
+            upload_mib_per_second: None,
+            download_mib_per_second: None,
+        }
+    }
 }
 
 impl Traffic {
@@ -23,9 +36,7 @@ impl Traffic {
     pub fn limit(self, options: StoreOptions) -> StoreOptions {
         let bytes = |mib: NonZeroU64| mib.get().saturating_mul(1 << 20);
         StoreOptions {
-            requests_max: self
-                .requests_max
-                .map_or(options.requests_max, |most| usize::from(most.get())),
+            requests_max: usize::from(self.requests_max.get()),
             upload_max_bytes_per_second: self.upload_mib_per_second.map(bytes),
             download_max_bytes_per_second: self.download_mib_per_second.map(bytes),
             ..options

@@ -1,9 +1,11 @@
-//! The configurations that come with the program: each loads, and the long one has every key.
+//! The configurations that come with the program: each loads; secrets that commands print are used.
 
 use std::path::{Path, PathBuf};
 
 use rowvault::config::{self, Config};
 use rowvault::daemon::plan;
+
+use crate::cli_desk::{self, Desk, Ran};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config")
@@ -52,27 +54,40 @@ fn configurations_that_come_with_the_program_load_and_plan_jobs() {
     );
 }
 
+/// A desk whose configuration says by `line` what opens the repository.
+fn desk(line: &str) -> Desk {
+    let desk = Desk::with_repository();
+    let text = format!("[repository]\n{line}\n[[source]]\nurl = \"sqlite:crm.db\"\n");
+    desk.write("rowvault.toml", &text);
+    desk
+}
+
+/// Runs a command that finds its key in the configuration alone.
+fn run(desk: &Desk, arguments: &[&str]) -> Ran {
+    let mut command = desk.command(arguments);
+    command.env_remove("ROWVAULT_KEY_FILE");
+    cli_desk::ran(command)
+}
+
 #[test]
-fn long_configuration_is_good_with_every_key_switched_on() {
-    let text = std::fs::read_to_string(directory().join("rowvault.toml")).unwrap();
-    let mut on = String::new();
-    let mut keys = 0;
-    for line in text.lines() {
-        // One of the two that open the repository may be given.
-        let key = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
-        match key {
-            Some(rest) if !rest.starts_with("passphrase_file") => {
-                keys += 1;
-                on.push_str(rest);
-            }
-            _ => on.push_str(line),
-        }
-        on.push('\n');
-    }
-    assert!(keys > 40, "{keys}");
-    let config = load(&on);
-    let source = &config.sources[0];
-    assert_eq!(source.name.as_str(), "crm");
-    assert!(source.plan.drill.is_some() && source.keep.is_some());
-    assert!(config.daemon.prune.is_some() && config.daemon.verify.is_some());
+fn key_that_a_command_prints_opens_the_repository() {
+    let desk = desk("key_command = [\"cat owner.key\"]");
+    let ran = run(&desk, &["backup", "crm", "--json"]);
+    assert_eq!(ran.json()["snapshots"][0]["source"], "crm", "{ran:?}");
+    // It cannot take the key that init would make.
+    let mut command = desk.command(&["init", "--repo", "other"]);
+    command.env_remove("ROWVAULT_KEY_FILE");
+    cli_desk::ran(command).refused(2, "a command cannot take it");
+}
+
+#[test]
+fn passphrase_that_a_command_prints_opens_the_repository_and_is_not_shown() {
+    let desk = desk("passphrase_command = [\"sh\", \"-c\", \"cat secret\"]");
+    desk.write("secret", "correct horse battery\n");
+    let added = desk.run(&["key", "add", "--passphrase-file", "secret", "-q"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    let ran = run(&desk, &["snapshots"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    std::fs::remove_file(desk.path("secret")).unwrap();
+    run(&desk, &["snapshots"]).refused(1, "the command for the passphrase, sh, ended with");
 }
