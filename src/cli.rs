@@ -7,6 +7,7 @@ pub mod care;
 pub mod compare;
 pub mod daemon;
 pub mod database;
+pub mod doctor;
 pub mod drill;
 pub mod export;
 pub mod global;
@@ -133,7 +134,7 @@ pub enum Verb {
     /// List and change who can open the repository or write to it
     Key(keys::Key),
     /// Look at everything that a backup needs, and say what to do
-    Doctor(care::Doctor),
+    Doctor(doctor::Doctor),
     /// Tell the whole story on a sample CRM, in under a minute
     Demo(Demo),
     /// Print completions for a shell
@@ -321,7 +322,7 @@ async fn dispatch(session: &Session, verb: &Verb, demo: DemoTeller) -> Result<u8
         Verb::History(arguments) => stop.or(compare::history(session, arguments)).await,
         Verb::Export(arguments) => stop.or(export::export(session, arguments)).await,
         Verb::Key(arguments) => stop.or(keys::key(session, arguments)).await,
-        Verb::Doctor(_) => stop.or(care::doctor(session)).await,
+        Verb::Doctor(_) => stop.or(doctor::doctor(session)).await,
         Verb::Demo(_) if session.output.is_json() => Err(AnyFailure::new(
             Class::Invalid,
             "the demo is told in words and has no JSON",

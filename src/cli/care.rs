@@ -1,4 +1,4 @@
-//! `ledger` and `doctor`: what happened, and whether all is well.
+//! `ledger` and `thaw`: what happened, and that a person has looked.
 //!
 //! Invariant: an older or forked ledger is believed again only by `--accept-head`, with the hash
 //! that a person compared.
@@ -6,18 +6,14 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::database;
 use crate::cli::render::{self, Side};
 use crate::cli::session::Session;
-use crate::clock::Timestamp;
 use crate::document::{EntryDocument, HeadDocument, detail};
 use crate::failure::{AnyFailure, Class};
 use crate::id::{ObjectId, SourceName};
-use crate::job::{Opened, doctor, freeze};
+use crate::job::{Opened, freeze};
 use crate::repo::catalog::{Catalog, Source};
 use crate::repo::ledger::{self, Linked};
-use crate::row::schema::Table;
-use crate::source::open;
 
 /// How many entries `ledger` prints for people.
 const ENTRIES_SHOWN: usize = 40;
@@ -199,9 +195,6 @@ async fn accept(opened: &Opened, name: &SourceName, wanted: Accepted) -> Result<
     Ok(())
 }
 
-/// How many runs of a schedule are shown.
-const RUNS_SHOWN: usize = 5;
-
 /// Arguments of `thaw`.
 #[derive(Args, Clone, Debug)]
 pub struct Thaw {
@@ -236,89 +229,4 @@ pub async fn thaw(session: &Session, arguments: &Thaw) -> Result<u8, AnyFailure>
     let text = format!("{name} is thawed; it was frozen for: {was}\n");
     session.output.done(&text)?;
     Ok(0)
-}
-
-/// Arguments of `doctor`.
-#[derive(Args, Clone, Debug)]
-pub struct Doctor {}
-
-#[derive(Serialize)]
-struct DoctorDocument {
-    ok: bool,
-    checks: Vec<CheckDocument>,
-}
-
-#[derive(Serialize)]
-struct CheckDocument {
-    name: String,
-    ok: bool,
-    detail: String,
-    hint: Option<String>,
-}
-
-/// Runs `doctor`; the exit code is 2 when something is wrong.
-///
-/// # Errors
-/// Where stdout cannot be written.
-pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
-    let mut checks = checks(session).await;
-    checks.extend(plans(session));
-    let ok = checks.iter().all(|check| check.ok);
-    if session.output.is_json() {
-        let check = |check: &doctor::Check| CheckDocument {
-            name: check.name.clone(),
-            ok: check.ok,
-            detail: check.detail.clone(),
-            hint: check.hint.clone(),
-        };
-        let checks = checks.iter().map(check).collect();
-        session.output.document(&DoctorDocument { ok, checks })?;
-    } else {
-        session.output.text(&checks_text(&checks))?;
-    }
-    Ok(if ok { 0 } else { Class::Invalid.exit_code() })
-}
-
-/// Looks at the repository and at every source of the configuration.
-pub async fn checks(session: &Session) -> Vec<doctor::Check> {
-    let source = |config: &crate::config::Source| {
-        let opened = database::source(session, config.name.as_str(), None)
-            .and_then(|chosen| open::source(&chosen.url, &chosen.options(session, &[])));
-        (config.name.clone(), opened)
-    };
-    let sources = session.config.sources.iter().map(source).collect();
-    let known = |name: &SourceName, tables: &[Table]| session.relations(name, tables).lists;
-    doctor::run(&session.context(), sources, &known).await
-}
-
-/// When each job of the daemon is due next, in UTC and in its zone.
-fn plans(session: &Session) -> Vec<doctor::Check> {
-    let now = session.clock.now();
-    let jobs = crate::daemon::plan::jobs(&session.config);
-    let planned = jobs.iter().filter_map(|job| {
-        let schedule = job.schedule()?;
-        let runs = schedule.upcoming(now, RUNS_SHOWN);
-        let run = |at: &Timestamp| format!("{} = {}", at.rfc3339(), schedule.local(*at));
-        let runs: Vec<String> = runs.iter().map(run).collect();
-        Some(doctor::Check {
-            name: format!("schedule of {}", job.name()),
-            ok: true,
-            detail: format!("{schedule}: {}", runs.join(", ")),
-            hint: None,
-        })
-    });
-    planned.collect()
-}
-
-fn checks_text(checks: &[doctor::Check]) -> String {
-    let mut text = String::new();
-    for check in checks {
-        let word = if check.ok { "ok" } else { "WRONG" };
-        let detail = render::plain(&check.detail);
-        text.push_str(&format!("{word:<6} {}: {detail}\n", check.name));
-        if let Some(hint) = &check.hint {
-            text.push_str(&format!("       do: {}\n", render::plain(hint)));
-        }
-    }
-    text
 }

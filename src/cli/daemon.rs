@@ -11,8 +11,8 @@ use clap::Args;
 use futures::FutureExt;
 use futures::future::{BoxFuture, LocalBoxFuture};
 
-use crate::cli::care;
 use crate::cli::database;
+use crate::cli::doctor;
 use crate::cli::protect;
 use crate::cli::retain;
 use crate::cli::session::{Place, Session};
@@ -158,7 +158,7 @@ async fn work(session: &Session, opened: &Opened, run: &Run) -> Result<Report, A
 }
 
 async fn probe(session: &Session) -> Result<Report, AnyFailure> {
-    let checks = care::checks(session).await;
+    let checks = doctor::checks(session).await;
     let wrong = checks.iter().filter(|check| !check.ok);
     let sentence = |check: &crate::job::doctor::Check| {
         let hint = check

@@ -70,6 +70,24 @@ pub fn plain(text: &str) -> String {
     text.chars().map(printable).collect()
 }
 
+/// `text` in lines of at most `width` letters, broken at blanks; a longer word stands alone.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is one from the beginning");
+        let taken = line.chars().count();
+        if taken > 0 && taken + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+            continue;
+        }
+        if taken > 0 {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines
+}
+
 /// A size in the unit that leaves one to four digits.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -183,5 +201,12 @@ mod tests {
             assert!(!line.contains('\x1b'));
             assert_eq!(line, line.trim_end());
         }
+    }
+
+    #[test]
+    fn wrapped_lines_break_at_blanks_and_keep_every_word() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("a 123456789 b", 4), ["a", "123456789", "b"]);
+        assert_eq!(wrapped("", 4), [""]);
     }
 }

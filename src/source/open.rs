@@ -3,11 +3,13 @@
 //! The one place that knows all engines. Nothing is read or connected here: that begins with
 //! `begin` and `prepare`.
 
+use std::path::Path;
+
 use crate::failure::{AnyFailure, Class};
-use crate::row::schema::Engine;
+use crate::row::schema::{Engine, Structure};
 use crate::source::mysql::scratch::MysqlScratch;
 use crate::source::postgres::PostgresScratch;
-use crate::source::scratch::Scratch;
+use crate::source::scratch::{Scratch, server};
 use crate::source::sqlite::capture::SqliteSource;
 use crate::source::sqlite::live::SqliteLive;
 use crate::source::sqlite::scratch::SqliteScratch;
@@ -110,4 +112,54 @@ pub fn beside(url: &SourceUrl, name: &str) -> SourceUrl {
         SourceUrl::Postgres(server) => SourceUrl::Postgres(server.with_database(name)),
         SourceUrl::Mysql(server) => SourceUrl::Mysql(server.with_database(name)),
     }
+}
+
+/// A program of this host that a database is captured, restored or drilled with.
+pub struct Program {
+    /// Its name.
+    pub name: &'static str,
+    /// Its file and version, or what to install.
+    pub found: Result<String, AnyFailure>,
+}
+
+/// The programs that a database of this structure takes; `rehearsed`: drills here are planned.
+pub async fn programs(structure: &Structure, rehearsed: bool) -> Vec<Program> {
+    let mut programs = Vec::new();
+    match structure.engine {
+        Engine::Sqlite => {}
+        Engine::Postgres => {
+            let number = structure.facts.get("server_version_num");
+            let number: u32 = number.and_then(|text| text.parse().ok()).unwrap_or(0);
+            let rehearsal: &[&str] = if rehearsed { &["postgres"] } else { &[] };
+            for name in ["pg_dump", "pg_restore"].iter().chain(rehearsal) {
+                let found = super::postgres::program(name, number / 10_000).await;
+                programs.push(Program {
+                    name,
+                    found: match found {
+                        Ok((path, version)) => Ok(told(&path, &version)),
+                        Err(error) => Err(error.into()),
+                    },
+                });
+            }
+        }
+        Engine::Mysql if rehearsed => {
+            for name in ["mariadbd", "mariadb-install-db"] {
+                let found = server::program(&[name]).ok_or_else(|| {
+                    AnyFailure::new(
+                        Class::Missing,
+                        format!("no {name} was found on this host"),
+                        Some("install the package mariadb-server, or drill with --scratch".into()),
+                    )
+                });
+                let found = found.map(|path| path.display().to_string());
+                programs.push(Program { name, found });
+            }
+        }
+        Engine::Mysql => {}
+    }
+    programs
+}
+
+fn told(path: &Path, version: &str) -> String {
+    format!("{version} ({})", path.display())
 }

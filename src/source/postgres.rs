@@ -46,3 +46,12 @@ pub use quote::{identifier, literal};
 pub use scratch::PostgresScratch;
 pub use swap::swap;
 pub use target::target;
+
+/// The program of PostgreSQL's that fits a server of version `major`: its file and its version.
+///
+/// # Errors
+/// Missing: none is new enough; the package is named.
+pub async fn program(name: &str, major: u32) -> Result<(std::path::PathBuf, String), Error> {
+    let tool = tools::find(name, major, major, None).await?;
+    Ok((tool.path, tool.version))
+}
