@@ -1,4 +1,5 @@
-//! Messages over the wire: a webhook's post and its signature, an e-mail to a server of this host.
+//! Messages over the wire: a webhook's post and its signature, an e-mail to a server of this host,
+//! and the heartbeat.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use rowvault::clock::SystemClock;
 use rowvault::notify::email::{Email, Options};
+use rowvault::notify::heartbeat::Heartbeat;
 use rowvault::notify::webhook::Webhook;
 use rowvault::notify::{Kind, Message, send};
 use sha2::Sha256;
@@ -112,6 +114,24 @@ async fn webhook_is_posted_signed_and_again_after_a_refusal() {
         assert_eq!(
             (&body["kind"], &body["job"]),
             (&"unusual".into(), &"backup crm".into())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeat_fetches_its_url_once_and_survives_a_refusal() {
+    crate::install_tls();
+    let (port, served) = server(2, |at, stream| {
+        http(stream, if at == 0 { "200 OK" } else { "500 No" })
+    });
+    let url = format!("http://127.0.0.1:{port}/ping/hidden");
+    let heartbeat = Heartbeat::new(url.into()).unwrap();
+    heartbeat.beat().await;
+    heartbeat.beat().await;
+    for request in served.join().unwrap() {
+        assert!(
+            request.starts_with("GET /ping/hidden HTTP/1.1"),
+            "{request}"
         );
     }
 }
