@@ -17,6 +17,7 @@ use crate::config::Source;
 use crate::failure::{AnyFailure, Class};
 use crate::id::SourceName;
 use crate::job::doctor::{self, Candidate, Check};
+use crate::job::rollback::{self, Way};
 use crate::row::schema::Table;
 use crate::source::open;
 
@@ -49,6 +50,7 @@ struct CheckDocument {
 /// Where stdout cannot be written.
 pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
     let mut checks = checks(session).await;
+    checks.extend(cut_off(session).await);
     checks.extend(plans(session));
     let ok = checks.iter().all(|check| check.ok);
     if session.output.is_json() {
@@ -64,6 +66,42 @@ pub async fn doctor(session: &Session) -> Result<u8, AnyFailure> {
         session.output.text(&checks_text(&checks))?;
     }
     Ok(if ok { 0 } else { Class::Invalid.exit_code() })
+}
+
+/// Rollbacks on this host that were cut off.
+async fn cut_off(session: &Session) -> Vec<Check> {
+    let Ok(opened) = session.open().await else {
+        // Why it does not open was said.
+        return Vec::new();
+    };
+    let wrong = |detail: String, hint: Option<String>| Check {
+        name: "rollback".into(),
+        ok: false,
+        detail,
+        hint,
+    };
+    let found = match rollback::cut_off(&opened) {
+        Ok(found) => found,
+        Err(error) => return vec![wrong(error.to_string(), error.hint())],
+    };
+    let told = found.into_iter().map(|one| {
+        let what = match one.way {
+            Way::Back => format!("to snapshot {}", one.snapshot.short()),
+            Way::Undo => "that was being undone".into(),
+        };
+        let how = match one.exchanging {
+            true => "in the exchange",
+            false => "before the exchange",
+        };
+        let detail = format!(
+            "a rollback of {} {what} was cut off {how}; {} may stand beside {}",
+            one.source, one.side, one.place
+        );
+        let hint = "run 'rowvault restore --rollback', --undo or --drop-kept of that database: it \
+                    ends this one before anything else";
+        wrong(detail, Some(hint.into()))
+    });
+    told.collect()
 }
 
 /// Looks at the repository, and at everything that the configuration names.

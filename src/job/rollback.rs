@@ -416,6 +416,59 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// A rollback on this host that was cut off, and that the next one ends.
+#[derive(Clone, Debug)]
+pub struct CutOff {
+    /// The source.
+    pub source: String,
+    /// The database.
+    pub place: String,
+    /// Which way it went.
+    pub way: Way,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The database that may stand beside.
+    pub side: String,
+    /// Whether the exchange had begun.
+    pub exchanging: bool,
+}
+
+/// The rollbacks that were cut off; one that another process is at is none of them.
+///
+/// # Errors
+/// Corrupt for a journal that cannot be read; the state directory's.
+pub fn cut_off(opened: &Opened) -> Result<Vec<CutOff>, AnyFailure> {
+    let mut found = Vec::new();
+    for name in opened.state.names(FOLDER)? {
+        let file = format!("{FOLDER}/{name}");
+        if name.starts_with('.') {
+            continue;
+        }
+        let Some(body) = read(opened, &file)? else {
+            continue;
+        };
+        let Some(running) = body.running else {
+            continue;
+        };
+        if opened
+            .state
+            .lock(&file.replace('/', "-"), "a look at it")
+            .is_err()
+        {
+            continue;
+        }
+        found.push(CutOff {
+            source: body.source,
+            place: body.place,
+            way: running.way,
+            snapshot: running.snapshot,
+            side: running.side,
+            exchanging: running.step == Step::Exchanging,
+        });
+    }
+    Ok(found)
+}
+
 fn file_name(name: &SourceName, place: &str) -> String {
     let hash = blake3::hash(format!("{name}\n{place}").as_bytes());
     format!("{FOLDER}/{}", crate::id::hex(&hash.as_bytes()[..16]))

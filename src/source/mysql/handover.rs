@@ -206,6 +206,9 @@ struct Tables<'a> {
     live: String,
     /// Has all tables of the live database at first.
     locking: Session,
+    renaming: Option<Session>,
+    /// Has the tables with triggers at last.
+    closing: Option<Session>,
     fence: Fence,
     old: BTreeSet<String>,
     new: BTreeSet<String>,
@@ -225,21 +228,24 @@ impl<'a> Tables<'a> {
         }
         // Where one is let go, another stands behind it already.
         let shut = guards.len() + new.difference(&old).count() + 1;
-        let locking = Session::connect(handover.url, Some(&live), Purpose::Filling).await?;
+        // Whoever connects while others wait keeps them waiting.
+        let connect = || Session::connect(handover.url, Some(&live), Purpose::Filling);
+        let (locking, mut renaming) = (connect().await?, connect().await?);
+        let waits = "SET SESSION lock_wait_timeout = 10";
+        renaming.run(waits, "its settings").await?;
+        let closing = connect().await?;
         let fence = Fence::connect(handover.url, &live, shut).await?;
         Ok(Tables {
             handover,
             live,
             locking,
+            renaming: Some(renaming),
+            closing: Some(closing),
             fence,
             old,
             new,
             guards: guards.into_iter().collect(),
         })
-    }
-
-    async fn session(&self) -> Result<Session, Error> {
-        Session::connect(self.handover.url, Some(&self.live), Purpose::Filling).await
     }
 
     fn spot(&self, name: &str) -> Spot {
@@ -248,10 +254,10 @@ impl<'a> Tables<'a> {
 
     /// Exchanges the tables, which are locked; gives the session that has those with triggers.
     async fn exchange(mut self, control: &mut Session) -> Result<Option<Session>, Error> {
-        let mut renaming = self.session().await?;
-        let closing = self.session().await?;
-        let waits = "SET SESSION lock_wait_timeout = 10";
-        renaming.run(waits, "its settings").await?;
+        let (renaming, closing) = (self.renaming.take(), self.closing.take());
+        let (Some(renaming), Some(closing)) = (renaming, closing) else {
+            return Err(fence::late("exchanging the tables"));
+        };
         let begun = self.begin().await;
         reach("exchange locked");
         if let Err(error) = begun {

@@ -5,6 +5,7 @@
 //! new; which of them is seen by the kept database, and what is missing then stands in the note.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,7 @@ impl Swap for MysqlSwap {
     async fn check(&mut self, names: &Exchange, _: Others) -> Result<(), AnyFailure> {
         let live = self.url.database();
         let mut session = Session::connect(&self.url, Some(&live), Purpose::Reading).await?;
+        check_fence(&mut session, &live).await?;
         for name in [names.kept.clone(), names.side.clone() + MAKING] {
             if exists(&mut session, &name).await? {
                 return Err(Error::NotEmpty {
@@ -156,12 +158,17 @@ impl Swap for MysqlSwap {
         };
         let moved = handover.run(&mut control).await?;
         reach("exchange half written");
-        let locked = moved.locked;
-        let warnings = self.complete(&mut control, names, &note, locked).await?;
+        let fresh = Fresh {
+            outgoing: &note.outgoing,
+            locked: moved.locked,
+        };
+        let (warnings, usable) = self
+            .complete(&mut control, names, &note, Some(fresh))
+            .await?;
         reach("exchange written");
         control.close().await;
         Ok(Exchanged {
-            downtime: self.clock.elapsed() - moved.since,
+            downtime: usable - moved.since,
             warnings,
         })
     }
@@ -196,6 +203,30 @@ impl Swap for MysqlSwap {
         drop_database(&mut session, name).await?;
         session.close().await;
         Ok(())
+    }
+}
+
+/// Whether tables with triggers can be kept shut one by one.
+async fn check_fence(session: &mut Session, live: &str) -> Result<(), Error> {
+    let doing = "looking at its rights";
+    let triggers = "SELECT COUNT(*), CURRENT_USER() FROM information_schema.triggers \
+                    WHERE trigger_schema = DATABASE()";
+    let found = session.one(triggers, doing).await?;
+    if number(&found, 0) == Some(0) {
+        return Ok(());
+    }
+    // There is no table of this name, and who may not even ask is told so first.
+    let nothing = quote::qualified(live, "rowvault: no table");
+    let sql = format!("FLUSH TABLES {nothing} WITH READ LOCK");
+    match session.run(&sql, doing).await {
+        Err(error) if error.is_denied() => Err(Error::Rights {
+            user: text(&found, 1),
+            database: live.to_owned(),
+            missing: "RELOAD, to keep tables with triggers shut".into(),
+            grants: format!("GRANT RELOAD ON *.* TO {}", text(&found, 1)),
+        }),
+        Err(error) if error.code() == Some(1146) => Ok(()),
+        other => other,
     }
 }
 
@@ -281,46 +312,44 @@ async fn broken_references(session: &mut Session, name: &str) -> Result<Vec<Stri
     Ok(broken)
 }
 
+/// An exchange that was made just now.
+struct Fresh<'a> {
+    /// Whose programs are still there, but for the triggers.
+    outgoing: &'a Definitions,
+    /// Has locked the new tables with triggers, to make these and let them go.
+    locked: Option<Session>,
+}
+
 impl MysqlSwap {
-    /// The tables are the new ones: makes their programs, and takes the empty side away; `locked`
-    /// has those with triggers, to make these and let them go. May be done again.
+    /// The tables are the new ones: makes their programs, and takes the empty side away. May be
+    /// done again. Says when tables and views could be used.
     async fn complete(
         &self,
         session: &mut Session,
         names: &Exchange,
         note: &Note,
-        locked: Option<Session>,
-    ) -> Result<Vec<String>, Error> {
+        fresh: Option<Fresh<'_>>,
+    ) -> Result<(Vec<String>, Duration), Error> {
         let live = self.url.database();
         let definitions = &note.incoming;
-        let is_other = |kind| kind != Kind::Trigger;
-        let there = self.drop_programs(session, &live, is_other).await?;
-        let entered = format!("USE {}", quote::identifier(&live));
-        session.run(&entered, "entering the database").await?;
-        let alike =
-            (&there.charset, &there.collation) == (&definitions.charset, &definitions.collation);
-        let mut warnings = Vec::new();
-        if alike {
-            // What triggers may call stands before they can be fired.
-            warnings.extend(
-                make_programs(session, &live, definitions, |kind| kind < Kind::View).await?,
-            );
-        }
+        let (there, locked) = match fresh {
+            Some(fresh) => (fresh.outgoing.clone(), fresh.locked),
+            None => (self.read(&live).await?, None),
+        };
         if let Some(locked) = locked {
+            // Nothing else is done before: who waits for these tables may hold what we would
+            // wait for.
             make_triggers(locked, &live, definitions).await?;
         }
-        if !alike {
-            // It cannot be changed while tables are locked, and what is made takes it over.
-            let charset = format!(
-                "ALTER DATABASE {}{}",
-                quote::identifier(&live),
-                charset(definitions)?
-            );
-            session.run(&charset, "setting the character set").await?;
-            warnings.extend(
-                make_programs(session, &live, definitions, |kind| kind < Kind::View).await?,
-            );
+        let left = self.drop_others(session, &there, definitions).await?;
+        let entered = format!("USE {}", quote::identifier(&live));
+        session.run(&entered, "entering the database").await?;
+        if (&there.charset, &there.collation) != (&definitions.charset, &definitions.collation) {
+            let charset = charset(definitions)?;
+            let sql = format!("ALTER DATABASE {}{charset}", quote::identifier(&live));
+            session.run(&sql, "setting the character set").await?;
         }
+        let mut warnings = make_programs(session, &live, &left, |kind| kind < Kind::View).await?;
         for (table, column, default) in &note.defaults {
             let default = quote::moved(default.as_bytes(), &definitions.database, &live);
             let sql = format!(
@@ -332,13 +361,45 @@ impl MysqlSwap {
             let doing = format!("setting a default of table {table}");
             session.run(&sql, &doing).await?;
         }
-        warnings
-            .extend(make_programs(session, &live, definitions, |kind| kind == Kind::View).await?);
+        warnings.extend(make_programs(session, &live, &left, |kind| kind == Kind::View).await?);
+        let usable = self.clock.elapsed();
         self.settle_triggers(session, definitions).await?;
-        warnings
-            .extend(make_programs(session, &live, definitions, |kind| kind == Kind::Event).await?);
+        warnings.extend(make_programs(session, &live, &left, |kind| kind == Kind::Event).await?);
         drop_database(session, &names.side).await?;
-        Ok(warnings)
+        Ok((warnings, usable))
+    }
+
+    /// Drops what is there and not to be, but for triggers, and gives what is still to be made:
+    /// routines and views that are the same stay as they are.
+    async fn drop_others(
+        &self,
+        session: &mut Session,
+        there: &Definitions,
+        wanted: &Definitions,
+    ) -> Result<Definitions, Error> {
+        let live = self.url.database();
+        let place = Place {
+            database: &live,
+            definitions: wanted,
+            skip_definer: false,
+        };
+        let same = |one: &Program, wanted: &Program| {
+            one.kind <= Kind::View
+                && (one.kind, &one.name, &one.sql_mode, &one.charset)
+                    == (wanted.kind, &wanted.name, &wanted.sql_mode, &wanted.charset)
+                && (&one.collation, &one.database_collation)
+                    == (&wanted.collation, &wanted.database_collation)
+                && *one.sql == program::statement(&place, wanted)
+        };
+        let mut left = wanted.clone();
+        for one in there.programs.iter().rev() {
+            let all = left.programs.len();
+            left.programs.retain(|wanted| !same(one, wanted));
+            if one.kind != Kind::Trigger && left.programs.len() == all {
+                drop_program(session, &live, one).await?;
+            }
+        }
+        Ok(left)
     }
 
     /// Sees that the triggers of the live database are those of `definitions`, each table shut
@@ -376,25 +437,6 @@ impl MysqlSwap {
             program::replace_trigger(session, &place, trigger).await?;
         }
         Ok(())
-    }
-
-    /// Drops what `which` names, and gives what was there.
-    async fn drop_programs(
-        &self,
-        session: &mut Session,
-        live: &str,
-        which: fn(Kind) -> bool,
-    ) -> Result<Definitions, Error> {
-        let there = self.read(live).await?;
-        for program in there
-            .programs
-            .iter()
-            .rev()
-            .filter(|program| which(program.kind))
-        {
-            drop_program(session, live, program).await?;
-        }
-        Ok(there)
     }
 }
 
