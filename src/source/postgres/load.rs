@@ -30,6 +30,9 @@ pub struct Load<'l> {
     pub encoding: &'l str,
     /// A second connection, where slices of large cells wait.
     pub side: &'l Mutex<Client>,
+    /// Whether the table is emptied in the transaction that fills it, so that a server with
+    /// `wal_level = minimal` writes its rows once. Only for a table that nobody else has.
+    pub unlogged: bool,
 }
 
 /// Takes all rows, and returns how many the server took. The client must be closed on an error.
@@ -52,8 +55,19 @@ pub async fn load(
     } else {
         copy_statement(load.table, load.encoding)
     };
+    let unlogged = load.unlogged && !pages;
+    if unlogged {
+        let empty = format!(
+            "BEGIN; TRUNCATE TABLE ONLY {}",
+            quote::table(&load.table.name)
+        );
+        client.run(&empty, &doing).await?;
+    }
     let copy = client.copy_in(&sql, &doing).await?;
     let taken = fill(copy, load, rows).await?;
+    if unlogged {
+        client.run("COMMIT", &doing).await?;
+    }
     if pages {
         client.run(WRITE_PAGES, &doing).await?;
     }
