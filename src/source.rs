@@ -8,6 +8,7 @@
 
 pub mod address;
 
+pub mod beside;
 pub mod scratch;
 
 pub mod mysql;

@@ -13,19 +13,22 @@ use crate::cli::render;
 use crate::cli::rollback;
 use crate::cli::session::Session;
 use crate::failure::AnyFailure;
-use crate::job::{Progress, find, restore};
+use crate::job::{Opened, Progress, find, restore};
+use crate::repo::catalog::Snapshot;
 use crate::repo::intent;
 use crate::repo::table::Rows;
 use crate::repo::value::{Form, RowWriter, preview};
 use crate::row::cell::Cells;
 use crate::row::schema::{Column, Table};
-use crate::source::address::Ownership;
+use crate::source::address::{Ownership, SourceUrl};
+use crate::source::beside::{self, Beside};
 use crate::source::open;
 
 /// Arguments of `restore`.
 #[derive(Args, Clone, Debug)]
 #[command(
     override_usage = "rowvault restore SNAPSHOT --to URL [OPTIONS]\n       \
+        rowvault restore SNAPSHOT --to URL --table TABLE... [OPTIONS]\n       \
         rowvault restore SNAPSHOT --rollback SOURCE [--confirm NAME] [OPTIONS]\n       \
         rowvault restore --undo SOURCE | --drop-kept SOURCE [OPTIONS]"
 )]
@@ -37,6 +40,10 @@ pub struct Restore {
     /// The database to make: sqlite:PATH, postgres://…, mysql://…
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
+    /// Only this table, beside those of a database in use, as NAME__rowvault_TIME; may be repeated
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["rollback", "undo", "drop_kept", "no_owner",
+        "no_privileges", "role_map"])]
+    pub table: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)] // clap would take the sentence for its own.
     pub live: rollback::Live,
@@ -72,6 +79,17 @@ struct RestoreDocument {
     read_back_ms: u64,
     kept: Option<String>,
     safety_snapshot: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    made: Vec<MadeDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// A table that was put beside.
+#[derive(Serialize)]
+struct MadeDocument {
+    table: String,
+    r#as: String,
 }
 
 /// Runs `restore`.
@@ -90,6 +108,9 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
     let catalog = session.stop.or(opened.catalog()).await?;
     let snapshot = session.snapshot(&catalog, asked)?;
     let url = database::target(session, to)?;
+    if !arguments.table.is_empty() {
+        return tables(session, arguments, &opened, snapshot, &url).await;
+    }
     let ownership = Ownership {
         no_owner: arguments.no_owner,
         no_privileges: arguments.no_privileges,
@@ -126,6 +147,8 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
             read_back_ms: restored.read_back.as_millis() as u64,
             kept: None,
             safety_snapshot: None,
+            made: Vec::new(),
+            warnings: Vec::new(),
         })?;
         return Ok(0);
     }
@@ -138,6 +161,87 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
         render::counted(restored.rows, "row"),
         render::duration(restored.duration),
     ))?;
+    Ok(0)
+}
+
+/// Puts some tables of a snapshot beside those of a database in use.
+async fn tables(
+    session: &Session,
+    arguments: &Restore,
+    opened: &Opened,
+    snapshot: &Snapshot,
+    url: &SourceUrl,
+) -> Result<u8, AnyFailure> {
+    let plan = restore::plan_tables(opened, snapshot, &arguments.table);
+    let plan = session.stop.or(plan).await?;
+    let (engine, now) = (plan.structure.engine, session.clock.now());
+    if engine != url.engine() {
+        return Err(beside::other_engine(engine, url.engine()));
+    }
+    let beside = Beside::new(engine, &plan.structure.tables, now)?;
+    let parallel = arguments.jobs.map(usize::from);
+    let options = database::target_options(session, parallel, Ownership::default());
+    let mut target = open::tables_beside(url, &options, beside.clone());
+    let work = restore::run_tables(opened, snapshot, plan, target.as_mut());
+    let (restored, stopped) = tokio::select! {
+        restored = work => (restored, false),
+        stopped = session.stop.wait() => (Err(stopped), true),
+    };
+    session.screen.end();
+    if stopped {
+        let _ = intent::withdraw_ours(&opened.vault, &opened.whoami).await;
+        if let Err(left) = target.discard().await {
+            tracing::warn!("what was made could not be taken away: {left}");
+        }
+    }
+    tell_tables(session, snapshot, restored?, &beside)
+}
+
+fn tell_tables(
+    session: &Session,
+    snapshot: &Snapshot,
+    restored: restore::Outcome,
+    beside: &Beside,
+) -> Result<u8, AnyFailure> {
+    let warnings = restored.published.warnings;
+    warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+    if session.output.is_json() {
+        let made = beside.names().map(|(old, new)| MadeDocument {
+            table: old.to_string(),
+            r#as: new.to_string(),
+        });
+        session.output.document(&RestoreDocument {
+            snapshot: snapshot.record.id.to_string(),
+            target: restored.published.place,
+            tables: restored.tables,
+            rows: restored.rows,
+            verified: true,
+            duration_ms: restored.duration.as_millis() as u64,
+            read_back_ms: restored.read_back.as_millis() as u64,
+            kept: None,
+            safety_snapshot: None,
+            made: made.collect(),
+            warnings,
+        })?;
+        return Ok(0);
+    }
+    let mut text = format!(
+        "put {} of snapshot {} of {} into {}\n",
+        render::counted(restored.tables, "table"),
+        snapshot.record.id.short(),
+        snapshot.source,
+        restored.published.place,
+    );
+    for (old, new) in beside.names() {
+        let names = [old, new].map(|name| render::plain(&name.to_string()));
+        text.push_str(&format!("  {} as {}\n", names[0], names[1]));
+    }
+    let rows = render::counted(restored.rows, "row");
+    let took = render::duration(restored.duration);
+    text.push_str(&format!("  {rows}; read back and found equal; {took}\n"));
+    session.output.done(&text)?;
     Ok(0)
 }
 

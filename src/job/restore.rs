@@ -10,7 +10,7 @@ use crate::failpoint;
 use crate::failure::AnyFailure;
 use crate::format::ledger::{Event, Recovered};
 use crate::job::Opened;
-use crate::job::staging::{self, discard};
+use crate::job::staging::{self, Plan, discard};
 use crate::repo::catalog::Snapshot;
 use crate::row::schema::Structure;
 use crate::source::{Published, Target};
@@ -67,14 +67,56 @@ pub async fn stage(
     opened.reading(&snapshot.source, work).await
 }
 
+/// What is needed to restore the tables that `names` names, as a person does.
+///
+/// # Errors
+/// Denied with a writer's key; Missing with the nearest names; as [`staging::plan`].
+pub async fn plan_tables(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    names: &[String],
+) -> Result<Plan, AnyFailure> {
+    opened.vault.reader("restore")?;
+    staging::plan_of(opened, snapshot, names).await
+}
+
+/// Restores the tables of `plan` into `target`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_tables(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    plan: Plan,
+    target: &mut dyn Target,
+) -> Result<Outcome, AnyFailure> {
+    let work = async {
+        let start = opened.vault.clock.elapsed();
+        let restored = walk(opened, snapshot, plan, target, start).await?;
+        record(opened, &restored).await;
+        Ok(restored)
+    };
+    opened.reading(&snapshot.source, work).await
+}
+
 async fn restore(
     opened: &Opened,
     snapshot: &Snapshot,
     target: &mut dyn Target,
 ) -> Result<Outcome, AnyFailure> {
-    let clock = opened.vault.clock.clone();
-    let start = clock.elapsed();
+    let start = opened.vault.clock.elapsed();
     let plan = staging::plan(opened, snapshot).await?;
+    walk(opened, snapshot, plan, target, start).await
+}
+
+async fn walk(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    plan: Plan,
+    target: &mut dyn Target,
+    start: Duration,
+) -> Result<Outcome, AnyFailure> {
+    let clock = opened.vault.clock.clone();
     let staged = staging::stage(opened, &plan, target, &Arc::default()).await?;
     failpoint::reach("restore: compared");
     let published = match target.publish().await {

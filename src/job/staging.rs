@@ -24,6 +24,7 @@ use crate::planted;
 use crate::repo::catalog::Snapshot;
 use crate::repo::check;
 use crate::repo::reader::Reader;
+use crate::repo::select;
 use crate::repo::table::{self, Rows, StackReader, TableDigest};
 use crate::row::cell::{Cell, Cells, LARGE_CELL_BYTES, Large, RowBatch};
 use crate::row::filter::{Conditions, Verdict};
@@ -81,8 +82,29 @@ pub struct Staged {
 /// # Errors
 /// The storage's; Corrupt where something is damaged or missing.
 pub async fn plan(opened: &Opened, snapshot: &Snapshot) -> Result<Plan, AnyFailure> {
+    plan_of(opened, snapshot, &[]).await
+}
+
+/// As [`plan`], of the tables that `only` names, as a person does; of all where it is empty.
+///
+/// # Errors
+/// As [`plan`]; Missing with the nearest names for a table that the snapshot has not.
+pub async fn plan_of(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    only: &[String],
+) -> Result<Plan, AnyFailure> {
     let mut watch = Stopwatch::start(opened);
-    let manifest = opened.manifest(snapshot).await?;
+    let mut manifest = opened.manifest(snapshot).await?;
+    if !only.is_empty() {
+        let mut names = Vec::new();
+        for text in only {
+            names.push(select::table(&manifest, text)?.table.name.clone());
+        }
+        manifest
+            .tables
+            .retain(|table| names.contains(&table.table.name));
+    }
     let reader = opened.reader().await?;
     opened.progress.stage("checking packs", None);
     check::packs_are_there(&reader, &manifest).await?;

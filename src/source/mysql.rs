@@ -45,6 +45,8 @@ pub mod fence;
 
 pub mod handover;
 
+pub mod beside;
+
 pub mod swap;
 
 /// The database at `url`, to be read.

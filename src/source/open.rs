@@ -7,9 +7,12 @@ use std::path::Path;
 
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure};
+use crate::source::beside::Beside;
+use crate::source::mysql::beside::MysqlBeside;
 use crate::source::mysql::scratch::MysqlScratch;
-use crate::source::postgres::PostgresScratch;
+use crate::source::postgres::{PostgresBeside, PostgresScratch};
 use crate::source::scratch::{Scratch, server};
+use crate::source::sqlite::beside::SqliteBeside;
 use crate::source::sqlite::capture::SqliteSource;
 use crate::source::sqlite::live::SqliteLive;
 use crate::source::sqlite::scratch::SqliteScratch;
@@ -42,6 +45,17 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
         SourceUrl::Sqlite(path) => Ok(Box::new(SqliteTarget::new(path, options))),
         SourceUrl::Postgres(_) => super::postgres::target(url, options),
         SourceUrl::Mysql(_) => super::mysql::target(url, options),
+    }
+}
+
+/// Tables to be put into the database in use at `url`, beside its own.
+pub fn tables_beside(url: &SourceUrl, options: &TargetOptions, beside: Beside) -> Box<dyn Target> {
+    match url {
+        SourceUrl::Sqlite(path) => Box::new(SqliteBeside::new(path, beside)),
+        SourceUrl::Postgres(server) => {
+            Box::new(PostgresBeside::new(server.clone(), options, beside))
+        }
+        SourceUrl::Mysql(server) => Box::new(MysqlBeside::new(server.clone(), options, beside)),
     }
 }
 

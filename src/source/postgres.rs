@@ -34,11 +34,14 @@ mod load;
 mod settle;
 mod target;
 
+mod beside;
+
 mod live;
 mod swap;
 
 mod scratch;
 
+pub use beside::PostgresBeside;
 pub use capture::source;
 pub use error::Error;
 pub use live::live;

@@ -24,6 +24,8 @@ pub mod load;
 
 pub mod target;
 
+pub mod beside;
+
 pub mod live;
 
 pub mod scratch;

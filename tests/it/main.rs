@@ -61,6 +61,8 @@ mod record_export;
 mod records;
 mod records_reach;
 mod related;
+mod restore_tables;
+mod rollback_refused;
 mod rollback_servers;
 mod rollback_sqlite;
 mod runbook;

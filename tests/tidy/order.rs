@@ -80,7 +80,7 @@ const HOUSE: &[(&str, Children)] = &[
     (
         "source",
         Children::Apart {
-            first: &["address", "scratch"],
+            first: &["address", "beside", "scratch"],
             others: &["sqlite", "postgres", "mysql"],
             last: &["open"],
             // A scratch place is said by its address.

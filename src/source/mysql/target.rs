@@ -204,7 +204,11 @@ async fn create_database(
 }
 
 /// Makes `database` the session's own.
-async fn enter(session: &mut Session, database: &str, history: bool) -> Result<(), Error> {
+pub(super) async fn enter(
+    session: &mut Session,
+    database: &str,
+    history: bool,
+) -> Result<(), Error> {
     let doing = "entering the database in the making";
     session
         .run(&format!("USE {}", quote::identifier(database)), doing)

@@ -5,19 +5,16 @@
 //! `publish`, the asked-for name is as it was; triggers, indexes and keys come after rows, event
 //! triggers after everything.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::sync::{Mutex as SyncMutex, PoisonError};
 
 use async_trait::async_trait;
-use rustix::fs::MemfdFlags;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::client::Client;
 use super::error::Error;
 use super::listing::{Listing, Which};
 use super::structure::{self, ARCHIVE, State};
+use super::tools::InMemory;
 use super::{archive, empty, load, quote, rows, settle, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, Table};
@@ -64,33 +61,13 @@ struct Prepared {
     server: ServerUrl,
     state: State,
     encoding: String,
+    /// Whether the server logs no rows of a table that their own transaction emptied.
+    unlogged: bool,
     tool: tools::Tool,
     archive: InMemory,
     side: Mutex<Client>,
     idle: SyncMutex<Vec<Client>>,
     slots: Semaphore,
-}
-
-/// Bytes as a file that a tool can open and seek in, without a file on a disk.
-struct InMemory(File);
-
-impl InMemory {
-    fn new(bytes: &[u8]) -> Result<Self, Error> {
-        let made = rustix::fs::memfd_create("rowvault-archive", MemfdFlags::CLOEXEC)
-            .map_err(std::io::Error::from)
-            .and_then(|memory| {
-                let mut file = File::from(memory);
-                file.write_all(bytes).map(|()| InMemory(file))
-            });
-        made.map_err(|error| {
-            let what = format!("the structure cannot be handed to a client tool: {error}");
-            Error::stated(Class::Transient, what, "")
-        })
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
 }
 
 #[async_trait]
@@ -107,6 +84,7 @@ impl Target for Making {
             table,
             encoding: &prepared.encoding,
             side: &prepared.side,
+            unlogged: prepared.unlogged,
         };
         match load::load(&mut client, &load, &mut rows).await {
             Ok(count) => {
@@ -166,7 +144,7 @@ impl Target for Making {
     }
 }
 
-fn not_prepared() -> Error {
+pub(super) fn not_prepared() -> Error {
     Error::stated(Class::Bug, "the target has not been prepared", "")
 }
 
@@ -438,9 +416,12 @@ impl Making {
         }
         self.restore(&tool, &server, &archive, &arguments).await?;
         settle::create_large_objects(&mut side, &state).await?;
+        let level = "SELECT pg_catalog.current_setting('wal_level')";
+        let level = side.value(level, "asking for the server's log").await?;
         Ok(Prepared {
             server,
             encoding: state.database.encoding.clone(),
+            unlogged: level == "minimal",
             state,
             tool,
             archive,
@@ -578,7 +559,7 @@ async fn rename(client: &mut Client, sql: &str) -> Result<(), Error> {
     Ok(())
 }
 
-async fn server_major(client: &mut Client) -> Result<u32, Error> {
+pub(super) async fn server_major(client: &mut Client) -> Result<u32, Error> {
     let sql = "SELECT pg_catalog.current_setting('server_version_num')";
     let number = client.value(sql, "asking for the server's version").await?;
     Ok(number.parse::<u32>().unwrap_or_default() / 10_000)

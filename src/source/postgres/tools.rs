@@ -5,7 +5,9 @@
 //! is handed over through memory that only this user's processes can open.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -34,6 +36,33 @@ pub struct Tool {
     pub major: u32,
     /// Its version as it prints it.
     pub version: String,
+}
+
+/// Bytes as a file that a tool can open and seek in, without a file on a disk.
+pub struct InMemory(File);
+
+impl InMemory {
+    /// A file of `bytes`, as long as this lives.
+    ///
+    /// # Errors
+    /// Transient: the system has no memory for it.
+    pub fn new(bytes: &[u8]) -> Result<Self, Error> {
+        let made = rustix::fs::memfd_create("rowvault-archive", MemfdFlags::CLOEXEC)
+            .map_err(std::io::Error::from)
+            .and_then(|memory| {
+                let mut file = File::from(memory);
+                file.write_all(bytes).map(|()| InMemory(file))
+            });
+        made.map_err(|error| {
+            let what = format!("the structure cannot be handed to a client tool: {error}");
+            Error::stated(Class::Transient, what, "")
+        })
+    }
+
+    /// Where the tool finds it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
 }
 
 /// The `name` (`pg_dump`, `pg_restore`) that fits best: of major version `wanted`, else the

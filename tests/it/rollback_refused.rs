@@ -1,0 +1,169 @@
+//! Rollbacks that must not happen: each is refused for its reason, the live database is as it was
+//! and nothing stands beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use rowvault::failure::Class;
+use rowvault::source::address::{SourceOptions, SourceUrl};
+use rowvault::source::{Exchange, Others, open};
+
+use crate::cli_desk::Desk;
+use crate::rollback_servers::Scene;
+use crate::small_disk::SmallDisk;
+use crate::undelete_scene::Place;
+use crate::{mysql_server, postgres_server};
+
+#[test]
+fn mariadb_without_rights_or_of_another_engine_is_refused() {
+    let server = mysql_server::shared();
+    let scene = Scene::mariadb(&server, "rollnomy");
+    server.sql(
+        "",
+        "CREATE USER roll_a; GRANT ALL ON rollnomy.* TO roll_a;
+         CREATE USER roll_b; GRANT ALL ON `rollnomy%`.* TO roll_b; GRANT RELOAD ON *.* TO roll_a;
+         GRANT PROCESS ON *.* TO roll_a, roll_b; GRANT SELECT ON mysql.* TO roll_a, roll_b",
+    );
+    let run = |user: &str| {
+        let url = server.url_as(user, "rollnomy").display();
+        let words = [
+            "restore",
+            "latest",
+            "--rollback",
+            &url,
+            "--confirm",
+            "rollnomy",
+        ];
+        scene.desk.run(&words)
+    };
+    // One may not make the database beside, the other may not keep tables shut.
+    for (user, word) in [("roll_a", "denied"), ("roll_b", "RELOAD")] {
+        let ran = run(user);
+        assert_eq!(ran.code, 6, "{user}: {ran:?}");
+        assert!(ran.err.contains(word), "{user}: {ran:?}");
+        assert_eq!(scene.beside(), Vec::<String>::new());
+    }
+    // A snapshot of a file.
+    let desk = Desk::with_snapshot();
+    let words = [
+        "restore",
+        "latest",
+        "--rollback",
+        &scene.url,
+        "--confirm",
+        "crm",
+    ];
+    let ran = desk.run(&words);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    scene.assert_is(&scene.now, "after all that was refused");
+    assert_eq!(scene.beside(), Vec::<String>::new());
+    server.sql("", "DROP USER roll_a, roll_b");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn name_that_is_taken_stops_a_rollback_before_it_begins() {
+    let mysql = mysql_server::shared();
+    mysql.fresh("rolltaken", "CREATE TABLE t(x INT)");
+    mysql.fresh("rolltaken_kept", "CREATE TABLE u(x INT)");
+    let mut places = vec![Place::Mysql(mysql, "rolltaken".into())];
+    if let Some(server) = postgres_server::Server::shared() {
+        server.create("rolltaken");
+        server.create("rolltaken_kept");
+        places.push(Place::Postgres(server, "rolltaken".into()));
+    }
+    for place in places {
+        let mut swap = open::swap(&place.url(), &SourceOptions::default()).unwrap();
+        let names = |kept: &str, side: &str| Exchange {
+            kept: kept.into(),
+            side: side.into(),
+            note: String::new(),
+        };
+        let free = names("rolltaken_before", "rolltaken_side");
+        swap.check(&free, Others::Respect).await.unwrap();
+        let taken = names("rolltaken_kept", "rolltaken_side");
+        let refused = swap.check(&taken, Others::Respect).await.unwrap_err();
+        assert_eq!(refused.class(), Class::Conflict, "{refused}");
+        assert!(refused.to_string().contains("rolltaken_kept"), "{refused}");
+    }
+}
+
+async fn connect(url: &SourceUrl) -> mysql_async::Conn {
+    let SourceUrl::Mysql(server) = url else {
+        panic!("not MySQL")
+    };
+    let options = mysql_async::OptsBuilder::default()
+        .socket(server.parameter("socket"))
+        .user(server.user())
+        .db_name(Some(server.database()));
+    mysql_async::Conn::new(options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_with_somebody_in_a_transaction_is_waited_for_or_refused() {
+    let server = mysql_server::shared();
+    let scene = Arc::new(Scene::mariadb(&server, "rollmywait"));
+    let mut busy = connect(&scene.live.url()).await;
+    busy.query_drop("START TRANSACTION").await.unwrap();
+    busy.query_drop("DELETE FROM tags WHERE id = 1")
+        .await
+        .unwrap();
+    let run = |more: &'static [&'static str]| {
+        let scene = scene.clone();
+        tokio::task::spawn_blocking(move || scene.desk.run(&scene.words(more)))
+    };
+    let refused = run(&[]).await.unwrap();
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(
+        refused.err.contains("transactions of others"),
+        "{refused:?}"
+    );
+    assert_eq!(scene.beside(), Vec::<String>::new());
+    let waiting = run(&["--wait"]);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(!waiting.is_finished(), "it did not wait");
+    busy.query_drop("COMMIT").await.unwrap();
+    let waited = waiting.await.unwrap();
+    assert_eq!(waited.code, 0, "{waited:?}");
+    assert_eq!(scene.live.dump(), scene.then);
+    scene.undo().json();
+    assert_ne!(
+        scene.live.dump()["tags"],
+        scene.now["tags"],
+        "its commit came too"
+    );
+    // And one that is ended.
+    busy.query_drop("START TRANSACTION").await.unwrap();
+    busy.query_drop("DELETE FROM calls").await.unwrap();
+    let forced = run(&["--force"]).await.unwrap();
+    assert_eq!(forced.code, 0, "{forced:?}");
+    assert!(busy.query_drop("COMMIT").await.is_err());
+}
+
+#[test]
+fn file_without_room_beside_it_is_left_alone() {
+    let desk = Desk::with_snapshot();
+    let Some(disk) = SmallDisk::mount(&desk.path("small"), 1) else {
+        return;
+    };
+    let live = desk.path("small/crm.db");
+    std::fs::copy(desk.path("crm.db"), &live).unwrap();
+    let filler = vec![7; 16 << 20];
+    // Whatever is left of the disk.
+    let _ = std::fs::write(desk.path("small/filler"), filler);
+    let before = std::fs::read(&live).unwrap();
+    let words = [
+        "restore",
+        "latest",
+        "--rollback",
+        "sqlite:small/crm.db",
+        "--confirm",
+        "crm",
+    ];
+    let ran = desk.run(&words);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("no space"), "{ran:?}");
+    assert_eq!(desk.names("small"), ["crm.db", "filler"]);
+    assert_eq!(std::fs::read(&live).unwrap(), before);
+    drop(disk);
+}
