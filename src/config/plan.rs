@@ -450,7 +450,9 @@ mod tests {
                 "minute",
             ),
         ] {
-            let error = read(text).err().expect("this text must be refused");
+            let Err(error) = read(text) else {
+                panic!("{text:?} must be refused");
+            };
             assert!(error.to_string().contains(word), "{text:?}: {error}");
         }
     }
