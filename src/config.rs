@@ -280,7 +280,8 @@ fn nearest(unknown: &str, known: &[&str]) -> Option<String> {
         .iter()
         .map(|name| (strsim::normalized_damerau_levenshtein(unknown, name), name))
         .max_by(|a, b| a.0.total_cmp(&b.0))?;
-    let elsewhere = keys::tables_with(&keys(), unknown);
+    let mut elsewhere = keys::tables_with(&keys(), unknown);
+    elsewhere.sort_by_key(|table| table.matches('.').count());
     Some(match best {
         _ if !elsewhere.is_empty() => format!("it belongs under {}", elsewhere.join(" or ")),
         (alike, name) if alike >= 0.5 => format!("did you mean {name}?"),

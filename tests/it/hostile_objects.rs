@@ -495,8 +495,19 @@ fn hostile_bodies() -> Vec<Hostile> {
         corrupt("entry-without-the-one-before", orphan.write(), "number 42"),
         Hostile {
             class: Class::Invalid,
-            ..corrupt("filter-newer", vec![2, 7, 0], "version 2")
+            ..corrupt("filter-newer", vec![3, 7, 0], "version 3")
         },
+        corrupt("filter-coded-short", vec![2, 16, 1, 0, 0], "too early"),
+        corrupt(
+            "filter-coded-power",
+            vec![2, 33, 1, 0, 0, 0, 0xff],
+            "a power of 33",
+        ),
+        corrupt(
+            "filter-coded-count",
+            vec![2, 16, 2, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+            "a count of entries of 2",
+        ),
         corrupt("filter-without-bits", vec![1, 7], "too early"),
         corrupt("filter-255-probes", vec![1, 255, 0], "probe count of 255"),
     ]

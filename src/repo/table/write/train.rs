@@ -25,11 +25,12 @@ const DICTIONARY_BYTES_MAX: usize = 110 << 10;
 const SAMPLE_A_BYTE: usize = 8;
 /// Most bytes of chunks that a dictionary is trained on and judged by: twice as many make chunks a
 /// quarter of a percent smaller, and take twice the time.
-const SAMPLE_BYTES_MAX: usize = 512 << 10;
+const SAMPLE_BYTES_MAX: usize = 1 << 20;
 /// Of fewer bytes of chunks than this, no dictionary is made.
 const SAMPLE_BYTES_MIN: usize = 256 << 10;
-/// One chunk of this many is kept apart to judge the dictionary by.
-const JUDGED_OF: usize = 4;
+/// One chunk of this many is kept apart to judge the dictionary by. Judging is cheap, and by few
+/// chunks it is luck; training takes time with every byte.
+const JUDGED_OF: usize = 2;
 /// Most chunks that wait, of whatever length.
 const CHUNKS_WAITING_MAX: usize = 1024;
 
