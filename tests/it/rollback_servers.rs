@@ -242,13 +242,6 @@ fn beats(place: &Place, writer: u64) -> Vec<u64> {
     answer.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// What a rollback may take: two seconds, on a machine that is not much too busy for a test of time.
-fn downtime_max(place: &Place) -> u64 {
-    let since = std::time::Instant::now();
-    place.sql("CREATE TABLE a_while(x INTEGER); DROP TABLE a_while");
-    (since.elapsed().as_millis() as u64 * 20).max(2000)
-}
-
 /// Writers go on through a rollback; every statement meets tables with their triggers.
 async fn under_writers(scene: Scene) {
     let stop = Arc::new(AtomicBool::new(false));
@@ -306,7 +299,6 @@ async fn under_writers(scene: Scene) {
         "{}: {before} commits before; downtime {downtime} ms",
         scene.database
     );
-    assert!(downtime <= downtime_max(&scene.live), "{back}");
     scene.live.sql("DELETE FROM beats; DELETE FROM fired");
     scene.assert_is(&scene.then, "after the rollback");
     let undone = scene.undo().json();
