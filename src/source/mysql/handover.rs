@@ -26,7 +26,7 @@ use crate::source::{Exchange, Others};
 /// The longest that one try to lock may keep others waiting.
 const TRY_SECONDS: u32 = 1;
 /// How long transactions of others may still run where they are respected.
-const COURTESY: Duration = Duration::from_secs(5);
+const COURTESY: Duration = Duration::from_secs(20);
 /// The same where they may come to their end.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long is waited between two tries.
