@@ -299,6 +299,7 @@ async fn under_writers(scene: Scene) {
         "{}: {before} commits before; downtime {downtime} ms",
         scene.database
     );
+    assert!(downtime <= 2000, "{back}");
     scene.live.sql("DELETE FROM beats; DELETE FROM fired");
     scene.assert_is(&scene.then, "after the rollback");
     let undone = scene.undo().json();
