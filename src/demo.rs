@@ -17,6 +17,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::clock::Clock;
+use crate::document::count;
 use crate::failure::{AnyFailure, Class};
 use crate::id::SourceName;
 use crate::job::init::{First, Request as InitRequest};
@@ -152,7 +153,7 @@ impl Story<'_> {
         let rows = fill::sqlite(&self.places.crm, sample)?;
         let detail = format!(
             "{} rows, {}: accounts, contacts, deals, mails, notes …",
-            thousands(rows),
+            count(rows),
             size(length(&self.places.crm)?)
         );
         self.tell("A sample CRM as a SQLite file.", &detail)
@@ -209,14 +210,14 @@ impl Story<'_> {
         let detail = format!(
             "{} rows ({}) read in {}: {} put, {} deleted.\n   \
              Stored: {} in {} new chunks; {} chunks were there already.",
-            thousands(totals.rows),
+            count(totals.rows),
             size(totals.bytes_read),
             seconds(taken.duration),
-            thousands(totals.rows_put),
-            thousands(totals.rows_deleted),
+            count(totals.rows_put),
+            count(totals.rows_deleted),
             size(totals.bytes_stored),
-            thousands(totals.chunks_new),
-            thousands(totals.chunks_reused),
+            count(totals.chunks_new),
+            count(totals.chunks_reused),
         );
         self.tell(title, &detail)
     }
@@ -226,9 +227,9 @@ impl Story<'_> {
         let day = fill::apply(&self.places.crm, churn.crm_day(SEED))?;
         let detail = format!(
             "{} rows added, {} changed, {} deleted by people at work.",
-            thousands(day.inserted),
-            thousands(day.updated),
-            thousands(day.deleted)
+            count(day.inserted),
+            count(day.updated),
+            count(day.deleted)
         );
         self.tell("A day of work in the CRM.", &detail)
     }
@@ -242,7 +243,7 @@ impl Story<'_> {
         }
         let detail = format!(
             "{} chunks in {} packs, {}: opened, hashed in {}; nothing wrong.",
-            thousands(found.chunks),
+            count(found.chunks),
             found.packs,
             size(found.bytes_read),
             seconds(found.duration)
@@ -264,7 +265,7 @@ impl Story<'_> {
         let detail = format!(
             "{} rows in {}; read back and compared by digest;\n   then row by row with \
              the CRM file itself: no difference.",
-            thousands(restored.rows),
+            count(restored.rows),
             seconds(restored.duration)
         );
         self.tell("Restored to a new file, and proven equal.", &detail)
@@ -398,18 +399,6 @@ fn by_table(plan: &Plan) -> String {
         .map(|(rows, name)| format!("{rows} {name}"));
     let most: Vec<String> = most.collect();
     format!("{} rows ({} …)", plan.insert.len(), most.join(", "))
-}
-
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn size(bytes: u64) -> String {

@@ -20,6 +20,7 @@ use crate::repo::table::Rows;
 use crate::repo::value::{Form, RowWriter, preview};
 use crate::row::cell::Cells;
 use crate::row::schema::{Column, Table};
+use crate::source::Target;
 use crate::source::address::{Ownership, SourceUrl};
 use crate::source::beside::{self, Beside};
 use crate::source::open;
@@ -85,6 +86,24 @@ struct RestoreDocument {
     warnings: Vec<String>,
 }
 
+impl RestoreDocument {
+    fn new(snapshot: &Snapshot, restored: restore::Outcome) -> RestoreDocument {
+        RestoreDocument {
+            snapshot: snapshot.record.id.to_string(),
+            target: restored.published.place,
+            tables: restored.tables,
+            rows: restored.rows,
+            verified: true,
+            duration_ms: restored.duration.as_millis() as u64,
+            read_back_ms: restored.read_back.as_millis() as u64,
+            kept: None,
+            safety_snapshot: None,
+            made: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// A table that was put beside.
 #[derive(Serialize)]
 struct MadeDocument {
@@ -126,30 +145,16 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
     };
     session.screen.end();
     if stopped {
-        // A restore that was dropped could not take its intent away itself.
-        let _ = intent::withdraw_ours(&opened.vault, &opened.whoami).await;
-        if let Err(left) = target.discard().await {
-            tracing::warn!("what was made could not be taken away: {left}");
-        }
+        take_away(&opened, target.as_mut()).await;
     }
     let restored = restored?;
     for warning in &restored.published.warnings {
         tracing::warn!("{warning}");
     }
     if session.output.is_json() {
-        session.output.document(&RestoreDocument {
-            snapshot: snapshot.record.id.to_string(),
-            target: restored.published.place,
-            tables: restored.tables,
-            rows: restored.rows,
-            verified: true,
-            duration_ms: restored.duration.as_millis() as u64,
-            read_back_ms: restored.read_back.as_millis() as u64,
-            kept: None,
-            safety_snapshot: None,
-            made: Vec::new(),
-            warnings: Vec::new(),
-        })?;
+        session
+            .output
+            .document(&RestoreDocument::new(snapshot, restored))?;
         return Ok(0);
     }
     session.output.done(&format!(
@@ -162,6 +167,14 @@ pub async fn restore(session: &Session, arguments: &Restore) -> Result<u8, AnyFa
         render::duration(restored.duration),
     ))?;
     Ok(0)
+}
+
+/// Takes away what a restore that was dropped left: it could not do so itself.
+async fn take_away(opened: &Opened, target: &mut dyn Target) {
+    let _ = intent::withdraw_ours(&opened.vault, &opened.whoami).await;
+    if let Err(left) = target.discard().await {
+        tracing::warn!("what was made could not be taken away: {left}");
+    }
 }
 
 /// Puts some tables of a snapshot beside those of a database in use.
@@ -189,10 +202,7 @@ async fn tables(
     };
     session.screen.end();
     if stopped {
-        let _ = intent::withdraw_ours(&opened.vault, &opened.whoami).await;
-        if let Err(left) = target.discard().await {
-            tracing::warn!("what was made could not be taken away: {left}");
-        }
+        take_away(opened, target.as_mut()).await;
     }
     tell_tables(session, snapshot, restored?, &beside)
 }
@@ -200,10 +210,10 @@ async fn tables(
 fn tell_tables(
     session: &Session,
     snapshot: &Snapshot,
-    restored: restore::Outcome,
+    mut restored: restore::Outcome,
     beside: &Beside,
 ) -> Result<u8, AnyFailure> {
-    let warnings = restored.published.warnings;
+    let warnings = std::mem::take(&mut restored.published.warnings);
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -212,18 +222,11 @@ fn tell_tables(
             table: old.to_string(),
             r#as: new.to_string(),
         });
+        let document = RestoreDocument::new(snapshot, restored);
         session.output.document(&RestoreDocument {
-            snapshot: snapshot.record.id.to_string(),
-            target: restored.published.place,
-            tables: restored.tables,
-            rows: restored.rows,
-            verified: true,
-            duration_ms: restored.duration.as_millis() as u64,
-            read_back_ms: restored.read_back.as_millis() as u64,
-            kept: None,
-            safety_snapshot: None,
             made: made.collect(),
             warnings,
+            ..document
         })?;
         return Ok(0);
     }
