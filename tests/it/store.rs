@@ -36,17 +36,11 @@ fn pack(random: &dyn Random, length: usize) -> (ObjectPath, Bytes) {
 
 /// What every storage must do.
 pub async fn contract(store: &Store) {
-    contract_without_races(store).await;
-    races(store, &SystemRandom).await;
-}
-
-/// All of it but that one of many who create an object at the same moment wins: moto looks whether
-/// there is one and stores it in two steps, and under load both of two racers were told that they won.
-pub async fn contract_without_races(store: &Store) {
     let random = SystemRandom;
     reads_and_writes(store, &random).await;
     ranges(store, &random).await;
     creates(store, &random).await;
+    races(store, &random).await;
     replaces(store, &random).await;
     lists(store, &random).await;
     probes(store).await;

@@ -14,7 +14,7 @@ use rowvault::store::{
 };
 
 use crate::moto::Moto;
-use crate::store::contract_without_races;
+use crate::store::contract;
 
 fn open(url: &str, s3: S3Options, budget: Budget) -> Store {
     crate::install_tls();
@@ -59,13 +59,12 @@ async fn a_real_s3_server_keeps_the_contract() {
         moto.options(),
         Budget::default(),
     );
-    contract_without_races(&store).await;
+    contract(&store).await;
     let asked = store.requests();
     // The three ranges beyond an object's end were asked for twice.
     assert_eq!(asked.retried, 3, "{asked:?}");
     println!("the contract on S3: {asked:?}");
-    let whole_bucket = open("s3://acme-backup", moto.options(), Budget::default());
-    contract_without_races(&whole_bucket).await;
+    contract(&open("s3://acme-backup", moto.options(), Budget::default())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
