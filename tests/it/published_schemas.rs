@@ -117,6 +117,48 @@ async fn contact_of_espocrm_comes_back_with_its_notes() {
     .await;
 }
 
+/// salesagility/SuiteCRM, modules/{Accounts,Contacts}/vardefs.php (0bfc8d9a), Cases (05a6ec95),
+/// AOS_Quotes (179ad40f), AOS_Products_Quotes (17d6b90e), AOP_Case_Updates (20cfb1dd), and
+/// metadata/{audit_template,prospect_lists_prospects}MetaData.php (0bfc8d9a). Deletion is a flag; what
+/// is pruned later is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn account_of_suitecrm_comes_back_with_its_quotes_and_its_audit() {
+    comes_back(&Case {
+        list: "SuiteCRM",
+        script: "
+            CREATE TABLE accounts(id CHAR(36) PRIMARY KEY NOT NULL, name VARCHAR(150), deleted TINYINT(1) DEFAULT 0, parent_id CHAR(36));
+            CREATE TABLE accounts_audit(id CHAR(36) PRIMARY KEY NOT NULL, parent_id CHAR(36) NOT NULL, field_name VARCHAR(100), before_value_string VARCHAR(255));
+            CREATE TABLE contacts(id CHAR(36) PRIMARY KEY NOT NULL, last_name VARCHAR(100), deleted TINYINT(1) DEFAULT 0, reports_to_id CHAR(36));
+            CREATE TABLE email_addr_bean_rel(id CHAR(36) PRIMARY KEY NOT NULL, email_address_id CHAR(36) NOT NULL, bean_id CHAR(36) NOT NULL,
+              bean_module VARCHAR(100), deleted TINYINT(1) DEFAULT 0);
+            CREATE TABLE acl_roles(id CHAR(36) PRIMARY KEY NOT NULL, name VARCHAR(150), deleted TINYINT(1) DEFAULT 0);
+            CREATE TABLE aos_quotes(id CHAR(36) PRIMARY KEY NOT NULL, name VARCHAR(255), deleted TINYINT(1) DEFAULT 0, billing_account_id CHAR(36),
+              billing_contact_id CHAR(36), opportunity_id CHAR(36));
+            CREATE TABLE aos_products_quotes(id CHAR(36) PRIMARY KEY NOT NULL, name TEXT, deleted TINYINT(1) DEFAULT 0, parent_type VARCHAR(100),
+              parent_id CHAR(36), product_id CHAR(36), group_id CHAR(36));
+            CREATE TABLE cases(id CHAR(36) PRIMARY KEY NOT NULL, name VARCHAR(255), deleted TINYINT(1) DEFAULT 0, account_id CHAR(36), contact_created_by_id CHAR(36));
+            CREATE TABLE aop_case_updates(id CHAR(36) PRIMARY KEY NOT NULL, name VARCHAR(255), deleted TINYINT(1) DEFAULT 0, case_id CHAR(36), contact_id CHAR(36));
+            CREATE TABLE prospect_lists(id CHAR(36) PRIMARY KEY NOT NULL, name VARCHAR(100), deleted TINYINT(1) DEFAULT 0);
+            CREATE TABLE prospect_lists_prospects(id VARCHAR(36) PRIMARY KEY NOT NULL, prospect_list_id VARCHAR(36), related_id VARCHAR(36),
+              related_type VARCHAR(25), deleted TINYINT(1) DEFAULT 0);
+            INSERT INTO accounts VALUES ('a1','Acme',0,NULL), ('a2','Other',0,'');
+            INSERT INTO accounts_audit VALUES ('u1','a1','name','Acme Łtd'), ('u2','a2','name','x');
+            INSERT INTO contacts VALUES ('c1','Ann',0,NULL);
+            INSERT INTO aos_quotes VALUES ('q1','Offer',0,'a1','c1',''), ('q2','Offer',0,'a2','c1',NULL);
+            INSERT INTO aos_products_quotes VALUES ('i1','Chair',0,'AOS_Quotes','q1','0',NULL), ('i2','Desk',0,'AOS_Quotes','q2','0',NULL), ('i3','Lamp',0,'AOS_Invoices','q1','0',NULL);
+            INSERT INTO cases VALUES ('k1','broken',0,'a1','c1'), ('k2','fine',0,'a2',NULL);
+            INSERT INTO aop_case_updates VALUES ('w1','why',0,'k1','c1'), ('w2','so',0,'k2','');
+            INSERT INTO prospect_lists VALUES ('p1','Fair',0);
+            INSERT INTO prospect_lists_prospects VALUES ('l1','p1','a1','Accounts',0), ('l2','p1','c1','Contacts',0);",
+        accident: "UPDATE accounts SET deleted = 1 WHERE id = 'a1'; UPDATE prospect_lists_prospects SET deleted = 1 WHERE related_id = 'a1';
+            UPDATE cases SET deleted = 1 WHERE id = 'k1'; DELETE FROM aop_case_updates WHERE case_id = 'k1'; DELETE FROM accounts_audit WHERE parent_id = 'a1';
+            DELETE FROM aos_products_quotes WHERE id = 'i1'; DELETE FROM aos_quotes WHERE id = 'q1'",
+        table: "accounts",
+        key: "a1",
+    })
+    .await;
+}
+
 /// odoo/odoo, addons/mail/models/mail_followers.py (00524a37), mail_message.py,
 /// odoo/addons/base/models/ir_attachment.py: documents hang on a model's name and an id.
 #[tokio::test(flavor = "multi_thread")]

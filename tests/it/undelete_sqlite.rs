@@ -138,11 +138,7 @@ fn every_list_is_chosen_by_its_tables_and_its_relations_are_followed() {
         }
         for (end, when) in ends {
             let (table, names) = end.split_once('.').unwrap();
-            let table = match table {
-                "*" => list.needs[0].clone(),
-                "*_cstm" => format!("{}_cstm", list.needs[0]),
-                name => name.to_owned(),
-            };
+            let table = table.replacen('*', &list.needs[0], 1);
             let of = columns.entry(table).or_default();
             of.extend(names.split(',').map(|name| name.trim().to_owned()));
             of.extend(when);
