@@ -188,7 +188,8 @@ async fn partner_of_odoo_comes_back_with_its_documents() {
 
 /// Dolibarr/dolibarr, htdocs/install/mysql/tables/llx_actioncomm.sql (02ba7450),
 /// llx_actioncomm_resources.sql (154a75cc), llx_categorie_societe.sql (07c1fee8),
-/// llx_element_contact.sql (01691ed9), llx_element_element.sql (03711cf6).
+/// llx_element_contact.sql (01691ed9), llx_element_element.sql (03711cf6), llx_ticket-ticket.key.sql
+/// (02cf757f), llx_societe_remise.sql (1372e334), llx_links.sql (a4305347).
 #[tokio::test(flavor = "multi_thread")]
 async fn third_party_of_dolibarr_comes_back_with_its_events() {
     comes_back(&Case {
@@ -196,6 +197,10 @@ async fn third_party_of_dolibarr_comes_back_with_its_events() {
         script: "
             CREATE TABLE llx_societe(rowid INTEGER PRIMARY KEY AUTOINCREMENT, nom VARCHAR(128), parent INTEGER);
             CREATE TABLE llx_societe_extrafields(rowid INTEGER PRIMARY KEY AUTOINCREMENT, fk_object INTEGER NOT NULL, import_key VARCHAR(14));
+            CREATE TABLE llx_propal_extrafields(rowid INTEGER PRIMARY KEY AUTOINCREMENT, fk_object INTEGER NOT NULL, import_key VARCHAR(14));
+            CREATE TABLE llx_societe_remise(rowid INTEGER PRIMARY KEY AUTOINCREMENT, fk_soc INTEGER NOT NULL, remise_client NUMERIC(7,4) NOT NULL DEFAULT 0);
+            CREATE TABLE llx_ticket(rowid INTEGER PRIMARY KEY AUTOINCREMENT, ref VARCHAR(128) NOT NULL, fk_soc INTEGER, fk_project INTEGER);
+            CREATE TABLE llx_links(rowid INTEGER PRIMARY KEY AUTOINCREMENT, url VARCHAR(255) NOT NULL, objecttype VARCHAR(255) NOT NULL, objectid INTEGER NOT NULL);
             CREATE TABLE llx_socpeople(rowid INTEGER PRIMARY KEY AUTOINCREMENT, fk_soc INTEGER, lastname VARCHAR(50));
             CREATE TABLE llx_categorie_societe(fk_categorie INTEGER NOT NULL, fk_soc INTEGER NOT NULL, import_key VARCHAR(14), PRIMARY KEY (fk_categorie, fk_soc));
             CREATE TABLE llx_propal(rowid INTEGER PRIMARY KEY AUTOINCREMENT, ref VARCHAR(30) NOT NULL, fk_soc INTEGER);
@@ -212,11 +217,15 @@ async fn third_party_of_dolibarr_comes_back_with_its_events() {
             INSERT INTO llx_socpeople VALUES (1,1,'Ann'), (2,2,'Bob');
             INSERT INTO llx_categorie_societe VALUES (3,1,NULL), (3,2,NULL);
             INSERT INTO llx_propal VALUES (1,'PR1',1), (2,'PR2',2); INSERT INTO llx_facture VALUES (1,'FA1',1), (2,'FA2',2);
+            INSERT INTO llx_propal_extrafields VALUES (1,1,NULL), (2,2,NULL); INSERT INTO llx_societe_remise VALUES (1,1,5), (2,2,7);
+            INSERT INTO llx_ticket VALUES (1,'TS1',1,NULL), (2,'TS2',2,0);
+            INSERT INTO llx_links VALUES (1,'https://acme.example','societe',1), (2,'https://x.example','ticket',1), (3,'https://y.example','societe',2);
             INSERT INTO llx_element_element VALUES (1,1,'propal',1,'facture'), (2,2,'propal',2,'facture');
             INSERT INTO llx_element_contact VALUES (1,NULL,4,1,9,1), (2,NULL,4,2,9,2);
             INSERT INTO llx_actioncomm VALUES (1,NULL,NULL,NULL,1,1,'call',NULL,NULL,NULL), (2,NULL,NULL,NULL,NULL,NULL,'sent',NULL,1,'facture'), (3,NULL,NULL,NULL,2,2,'x',NULL,NULL,NULL);
             INSERT INTO llx_actioncomm_resources VALUES (1,1,'socpeople',1), (2,3,'socpeople',2);",
-        accident: "DELETE FROM llx_actioncomm_resources WHERE fk_actioncomm = 1; DELETE FROM llx_actioncomm WHERE id IN (1, 2);
+        accident: "DELETE FROM llx_links WHERE rowid IN (1, 2); DELETE FROM llx_ticket WHERE fk_soc = 1; DELETE FROM llx_societe_remise WHERE fk_soc = 1;
+            DELETE FROM llx_propal_extrafields WHERE fk_object = 1; DELETE FROM llx_actioncomm_resources WHERE fk_actioncomm = 1; DELETE FROM llx_actioncomm WHERE id IN (1, 2);
             DELETE FROM llx_element_contact WHERE fk_socpeople = 1; DELETE FROM llx_element_element WHERE fk_source = 1; DELETE FROM llx_facture WHERE fk_soc = 1;
             DELETE FROM llx_propal WHERE fk_soc = 1; DELETE FROM llx_categorie_societe WHERE fk_soc = 1; DELETE FROM llx_socpeople WHERE fk_soc = 1;
             DELETE FROM llx_societe_extrafields WHERE fk_object = 1; DELETE FROM llx_societe WHERE rowid = 1",
