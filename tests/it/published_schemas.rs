@@ -43,8 +43,9 @@ async fn comes_back(case: &Case) {
     );
 }
 
-/// vtiger-crm/vtigercrm, schema/DatabaseSchema.xml (31a494c2). Every record is a row of crmentity and
-/// one of its module, tied by a foreign key; deletion is a flag of crmentity.
+/// vtiger-crm/vtigercrm, schema/DatabaseSchema.xml and modules/Accounts/Accounts.php (31a494c2). Every
+/// record is a row of crmentity and one of its module, tied by a foreign key; deletion is a flag of
+/// crmentity, and an account takes its potentials and quotes with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn account_of_vtiger_comes_back_by_the_flag_of_its_entity() {
     comes_back(&Case {
@@ -66,15 +67,22 @@ async fn account_of_vtiger_comes_back_by_the_flag_of_its_entity() {
             CREATE TABLE vtiger_activity(activityid INTEGER PRIMARY KEY REFERENCES vtiger_crmentity(crmid) ON DELETE CASCADE, subject VARCHAR(100) NOT NULL);
             CREATE TABLE vtiger_seactivityrel(crmid INTEGER REFERENCES vtiger_crmentity(crmid) ON DELETE CASCADE,
               activityid INTEGER REFERENCES vtiger_activity(activityid) ON DELETE CASCADE, PRIMARY KEY (crmid, activityid));
-            INSERT INTO vtiger_crmentity(crmid, setype, deleted) VALUES (5,'Accounts',0), (6,'Accounts',0), (7,'Contacts',0), (8,'Potentials',0), (9,'Calendar',0), (10,'Contacts',1);
+            CREATE TABLE vtiger_quotes(quoteid INTEGER PRIMARY KEY REFERENCES vtiger_crmentity(crmid) ON DELETE CASCADE, subject VARCHAR(100),
+              potentialid INTEGER REFERENCES vtiger_potential(potentialid) ON DELETE CASCADE, accountid INTEGER);
+            CREATE TABLE vtiger_quotesbillads(quotebilladdressid INTEGER PRIMARY KEY REFERENCES vtiger_quotes(quoteid) ON DELETE CASCADE, bill_city VARCHAR(30));
+            CREATE TABLE vtiger_inventoryproductrel(id INTEGER, productid INTEGER, quantity NUMERIC(25,3), lineitem_id INTEGER PRIMARY KEY);
+            INSERT INTO vtiger_crmentity(crmid, setype, deleted) VALUES (5,'Accounts',0), (6,'Accounts',0), (7,'Contacts',0), (8,'Potentials',0), (9,'Calendar',0), (10,'Contacts',1),
+              (11,'Quotes',0), (12,'Quotes',0);
             INSERT INTO vtiger_account VALUES (5,'ACC5','Acme',0,'+1',NULL), (6,'ACC6','Other',5,NULL,NULL);
             INSERT INTO vtiger_accountbillads VALUES (5,'Łódź'), (6,NULL);
             INSERT INTO vtiger_accountscf VALUES (5), (6);
             INSERT INTO vtiger_contactdetails VALUES (7,'CON7',5,'Ann','0'), (10,'CON10',6,'Gone long ago','7');
             INSERT INTO vtiger_potential VALUES (8,'POT8',5,'Deal',10.5);
             INSERT INTO vtiger_contpotentialrel VALUES (7,8);
+            INSERT INTO vtiger_quotes VALUES (11,'Offer',8,5), (12,'Other offer',NULL,6); INSERT INTO vtiger_quotesbillads VALUES (11,'Łódź'), (12,NULL);
+            INSERT INTO vtiger_inventoryproductrel VALUES (11,NULL,2,1), (12,NULL,3,2);
             INSERT INTO vtiger_activity VALUES (9,'call'); INSERT INTO vtiger_seactivityrel VALUES (5,9);",
-        accident: "UPDATE vtiger_crmentity SET deleted = 1 WHERE crmid IN (5, 8); UPDATE vtiger_contactdetails SET accountid = 0 WHERE contactid = 7",
+        accident: "UPDATE vtiger_crmentity SET deleted = 1 WHERE crmid IN (5, 8, 11); UPDATE vtiger_contactdetails SET accountid = 0 WHERE contactid = 7",
         table: "vtiger_account",
         key: "5",
     })
