@@ -106,6 +106,11 @@ impl Plan {
         Ok(Plan { http, tls, opener })
     }
 
+    /// Whether others come to this host by a name, and to us by something between.
+    fn is_behind_proxy(&self) -> bool {
+        self.http.listen.ip().is_loopback() && !self.http.names.is_empty()
+    }
+
     fn rules(&self) -> Rules {
         Rules {
             names: self.http.names.clone(),
@@ -186,6 +191,12 @@ impl Listening {
         self.gate.replace(plan.rules());
         self.door.allow(plan.http.allow.clone());
         self.archive.replace(plan.opener.clone());
+        if plan.is_behind_proxy() {
+            tracing::warn!(
+                "http: names say that a proxy on this host hands requests on: unless it adds \
+                 X-Forwarded-For to each, /metrics is open to all whom it serves"
+            );
+        }
         if let (Some(ours), Some(theirs)) = (&self.tls, &plan.tls) {
             ours.reload_from_config(theirs.clone());
         }

@@ -380,6 +380,27 @@ fn flood(scene: &Scene<'_>, length: &str) -> (u64, Answer) {
     (sent, Answer::read(stream))
 }
 
+/// What a proxy on this host hands on, for whoever asks it, is not this host's own.
+fn behind_a_proxy(scene: &Scene<'_>) {
+    let ask = |path: &str, more: &str| {
+        let mut stream = TcpStream::connect(&scene.address).unwrap();
+        let host = "Host: vault.example\r\nX-Forwarded-Host: vault.example\r\n";
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\n{host}X-Forwarded-For: 127.0.0.1\r\n{more}\r\n"
+        )
+        .unwrap();
+        Answer::read(stream).status
+    };
+    let right = format!("Authorization: Bearer {}\r\n", scene.tokens[0]);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(ask(path, ""), 401, "{path}");
+        assert_eq!(ask(path, &right), 200, "{path}");
+        let near = scene.ask("GET", path, None, "");
+        assert_eq!(near.status, 200, "{path}");
+    }
+}
+
 #[test]
 fn hostile_clients_get_nothing_and_hold_nobody_up() {
     let desk = Desk::with_repository();
@@ -420,6 +441,8 @@ fn hostile_clients_get_nothing_and_hold_nobody_up() {
         let answer = Answer::read(stream);
         assert_eq!(answer.status, expected, "{target} {host}: {answer:?}");
     }
+    scene.daemon.until(&["adds X-Forwarded-For to each"]);
+    behind_a_proxy(&scene);
     // Bodies without end, announced and not.
     let before = memory(&scene.daemon);
     for length in ["Content-Length: 1073741824", "Transfer-Encoding: chunked"] {

@@ -164,6 +164,21 @@ pub async fn ours_only(gate: Arc<Gate>, request: Request, next: Next) -> Result<
     }
 }
 
+/// What a proxy adds to a request that it hands on.
+const FORWARDED: [&str; 5] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+    "via",
+];
+
+/// Whether a request comes from this host, as far as it shows: a proxy on this host hands on what
+/// others ask, and says so. What a stranger adds to his request can only take this away.
+fn is_near(address: IpAddr, headers: &HeaderMap) -> bool {
+    address.is_loopback() && !FORWARDED.iter().any(|name| headers.contains_key(*name))
+}
+
 /// Lets through what comes from this host, or brings any token.
 pub async fn near_or_known(
     gate: Arc<Gate>,
@@ -171,7 +186,7 @@ pub async fn near_or_known(
     next: Next,
 ) -> Result<Response, Refusal> {
     let address = address(&request)?;
-    if !address.is_loopback() {
+    if !is_near(address, request.headers()) {
         gate.count(address)?;
         gate.caller(address, request.headers())?;
     }
@@ -249,6 +264,18 @@ mod tests {
         assert!(is_ours(&reached, &path, &hosts(&["10.1.2.3:7117"])));
         assert!(is_ours(&reached, &path, &hosts(&["[fd00::1]:7117"])));
         assert!(!is_ours(&reached, &path, &hosts(&["evil.example"])));
+    }
+
+    #[test]
+    fn what_a_proxy_hands_on_is_not_near() {
+        let [here, there] = ["127.0.0.1", "10.1.2.3"].map(|text| text.parse().unwrap());
+        assert!(is_near(here, &hosts(&["localhost"])));
+        assert!(!is_near(there, &hosts(&["localhost"])));
+        for name in FORWARDED {
+            let mut headers = hosts(&["localhost"]);
+            headers.insert(name, "127.0.0.1".parse().unwrap());
+            assert!(!is_near(here, &headers), "{name}");
+        }
     }
 
     #[test]
