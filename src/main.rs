@@ -1,13 +1,14 @@
 //! The `rowvault` binary: parse, run, failure class to exit code.
 
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use rowvault::cli::session::Session;
 use rowvault::cli::stop::{Stop, Stopper};
-use rowvault::cli::{self, Cli};
+use rowvault::cli::{self, Cli, Verb};
 use rowvault::demo;
 use rowvault::failpoint;
 use rowvault::failure::AnyFailure;
@@ -17,15 +18,40 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long what was started may take to end once the verb is done.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 const FAILED: u8 = 1;
+/// What tells glibc's allocator how many heaps it may have.
+const HEAPS: &str = "MALLOC_ARENA_MAX";
 
 fn main() -> ExitCode {
     report_panics();
     failpoint::arm();
     let code = match cli::parse(std::env::args_os()) {
-        Ok(cli) => run(cli),
+        Ok(cli) => {
+            if matches!(cli.verb, Verb::Daemon(_)) {
+                begin_with_one_heap();
+            }
+            run(cli)
+        }
         Err(code) => code,
     };
     ExitCode::from(code)
+}
+
+/// Begins this process anew, as the same one, with one heap. Each job of a daemon brings threads of
+/// its own, and glibc would give them up to eight heaps for each core, each of which keeps the most
+/// that it ever held. How many there may be is read when a process begins.
+fn begin_with_one_heap() {
+    let mut arguments = std::env::args_os();
+    let (Some(called), Ok(program)) = (arguments.next(), std::env::current_exe()) else {
+        return;
+    };
+    if cfg!(target_env = "gnu") && std::env::var_os(HEAPS).is_none() {
+        // It comes back where that cannot be done: the daemon then takes more memory.
+        let _ = Command::new(program)
+            .arg0(called)
+            .args(arguments)
+            .env(HEAPS, "1")
+            .exec();
+    }
 }
 
 fn run(cli: Cli) -> u8 {

@@ -186,8 +186,9 @@ pub struct Entry {
     pub time: Timestamp,
     /// The writer's host.
     pub host: String,
-    /// Heads of all sources that the writer knows, this one's before this entry included.
-    pub heads: BTreeMap<SourceHash, Head>,
+    /// Heads of all sources that the writer knows, this one's before this entry included. No map:
+    /// ledgers are read whole, and one for each entry would take most of the memory.
+    pub heads: Vec<(SourceHash, Head)>,
     /// What happened.
     pub event: Event,
 }
@@ -313,7 +314,7 @@ impl Entry {
             token: self.token,
             time: self.time,
             host: self.host.clone(),
-            heads: self.heads.iter().map(|(k, v)| (*k, *v)).collect(),
+            heads: self.heads.clone(),
             kind: self.event.kind().to_owned(),
             required: self.event.is_required(),
             event: self.event.write(),
@@ -340,7 +341,7 @@ impl Entry {
             token: stored.token,
             time: stored.time,
             host: stored.host,
-            heads: stored.heads.into_iter().collect(),
+            heads: stored.heads,
             event: Event::read(&stored.kind, stored.required, &stored.event)?,
         })
     }

@@ -164,10 +164,9 @@ impl Catalog {
                 Err(error) if error.class() == Class::Corrupt => continue,
                 Err(error) => return Err(error.into()),
             };
-            let heads = chain.entries.iter().filter_map(|link| {
-                let head = link.entry.heads.get(&source)?;
-                Some(head.number)
-            });
+            let heads = chain.entries.iter().flat_map(|link| &link.entry.heads);
+            let heads = heads.filter(|(of, _)| *of == source);
+            let heads = heads.map(|(_, head)| head.number);
             seen = heads.fold(seen, u64::max);
         }
         let (vault, state) = (context.vault, context.state);
@@ -185,9 +184,12 @@ impl Catalog {
             let chain = ledger::read(context, *hash, paths, seen).await?;
             let Some(head) = chain.head() else { continue };
             for link in &chain.entries {
-                let mut heads = link.entry.heads.clone();
-                heads.retain(|hash, head| waived.get(hash).is_none_or(|upto| head.number > *upto));
-                merge_heads(&mut expected, &heads);
+                let heads = link.entry.heads.iter();
+                let heads = heads.filter(|(hash, head)| {
+                    let upto = waived.get(hash);
+                    upto.is_none_or(|upto| head.number > *upto)
+                });
+                merge_heads(&mut expected, heads.copied());
             }
             let source = fold(*hash, chain);
             names.insert(*hash, source.name.clone());

@@ -164,7 +164,10 @@ pub fn save_heads(vault: &Vault, state: &State, heads: &Heads) -> Result<(), Err
         return Ok(());
     }
     let mut kept = load_heads(vault, state)?;
-    merge_heads(&mut kept, heads);
+    merge_heads(
+        &mut kept,
+        heads.iter().map(|(source, head)| (*source, *head)),
+    );
     replace_heads(vault, state, &kept)
 }
 
@@ -175,11 +178,11 @@ fn replace_heads(vault: &Vault, state: &State, heads: &Heads) -> Result<(), Erro
 }
 
 /// Takes over from `more` what is further on.
-pub fn merge_heads(heads: &mut Heads, more: &Heads) {
+pub fn merge_heads(heads: &mut Heads, more: impl IntoIterator<Item = (SourceHash, Head)>) {
     for (source, head) in more {
-        let known = heads.entry(*source).or_insert(*head);
+        let known = heads.entry(source).or_insert(head);
         if head.number > known.number {
-            *known = *head;
+            *known = head;
         }
     }
 }
@@ -448,7 +451,7 @@ pub async fn append(
         token: Ulid::draw(now, vault.random.as_ref()),
         time: now,
         host: author.host.to_owned(),
-        heads: author.heads.clone(),
+        heads: author.heads.iter().map(|(k, v)| (*k, *v)).collect(),
         event,
     };
     let source = vault.source_hash(author.source);
