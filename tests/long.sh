@@ -23,7 +23,7 @@ million  | an index of two million chunks and the plan of a prune in little memo
 planted  | every planted bug is caught by the test that is named beside it
 records  | what find, history, undelete and diff cost after 60 snapshots, on an S3 server; 250 MB, or ROWVAULT_REACH_SCALE times 1 GB
 rollback | killed at every step of a rollback and of its undoing: PostgreSQL, MariaDB
-schedule | every zone through 2024 to 2035, against a walk through every minute
+schedule | every zone through 2024 to 2035, and the daemon's board through a year, against a walk through every minute
 daemon   | 500 backups of one daemon in flat memory
 ten      | 10,000 tables, PostgreSQL and MariaDB
 '

@@ -61,15 +61,30 @@ fn live(rules: &Rules) -> Vec<Vec<i64>> {
     started
 }
 
-#[test]
-fn board_starts_every_run_of_a_year_at_its_minute_and_once() {
-    let mut runs = 0;
-    for rules in crate::schedule::rules(2024..2025).iter().step_by(5) {
+/// Lives through 2024 by every so many-th set of rules; gives how many sets and runs there were.
+fn year(step: usize) -> (usize, usize) {
+    let (mut sets, mut runs) = (0, 0);
+    for rules in crate::schedule::rules(2024..2025).iter().step_by(step) {
         let (found, expected) = (live(rules), rules.walk());
         for (case, (found, expected)) in CASES.iter().zip(found.iter().zip(&expected)) {
             assert!(found == expected, "{} in {}", case.text, rules.zone);
         }
+        sets += 1;
         runs += found.iter().map(Vec::len).sum::<usize>();
     }
+    (sets, runs)
+}
+
+#[test]
+fn board_starts_every_run_of_a_year_at_its_minute_and_once() {
+    let (_, runs) = year(5);
     assert!(runs > 100_000, "{runs}");
+}
+
+#[test]
+#[ignore = "some minutes: tests/long.sh schedule"]
+fn long_schedule_board_of_a_year_in_every_zone() {
+    let (sets, runs) = year(1);
+    println!("{sets} sets of rules, {runs} runs, each at its minute and once");
+    assert!(sets > 50 && runs > 500_000, "{sets}, {runs}");
 }
