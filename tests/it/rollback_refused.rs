@@ -1,8 +1,12 @@
 //! Rollbacks that must not happen: each is refused for its reason, the live database is as it was
 //! and nothing stands beside it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
 use rowvault::failure::Class;
-use rowvault::source::address::SourceOptions;
+use rowvault::source::address::{SourceOptions, SourceUrl};
 use rowvault::source::{Exchange, Others, open};
 
 use crate::cli_desk::Desk;
@@ -82,6 +86,66 @@ async fn name_that_is_taken_stops_a_rollback_before_it_begins() {
         assert_eq!(refused.class(), Class::Conflict, "{refused}");
         assert!(refused.to_string().contains("rolltaken_kept"), "{refused}");
     }
+}
+
+async fn connect(url: &SourceUrl) -> mysql_async::Conn {
+    let SourceUrl::Mysql(server) = url else {
+        panic!("not MySQL")
+    };
+    let options = mysql_async::OptsBuilder::default()
+        .socket(server.parameter("socket"))
+        .user(server.user())
+        .db_name(Some(server.database()));
+    mysql_async::Conn::new(options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_with_somebody_in_a_transaction_is_waited_for_or_refused() {
+    let server = mysql_server::shared();
+    let scene = Arc::new(Scene::mariadb(&server, "rollmywait"));
+    let mut busy = connect(&scene.live.url()).await;
+    busy.query_drop("START TRANSACTION").await.unwrap();
+    busy.query_drop("DELETE FROM tags WHERE id = 1")
+        .await
+        .unwrap();
+    // The newest is the safety snapshot as soon as one try has failed.
+    let listed = scene.desk.run(&["snapshots", "--json"]).json();
+    let id = listed["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    let run = |more: &'static [&'static str]| {
+        let (scene, id) = (scene.clone(), id.clone());
+        let words = move || {
+            let mut words = scene.words(more);
+            words[1] = &id;
+            scene.desk.run(&words)
+        };
+        tokio::task::spawn_blocking(words)
+    };
+    let refused = run(&[]).await.unwrap();
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(
+        refused.err.contains("transactions of others"),
+        "{refused:?}"
+    );
+    assert_eq!(scene.beside(), Vec::<String>::new());
+    let waiting = run(&["--wait"]);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(!waiting.is_finished(), "it did not wait");
+    busy.query_drop("COMMIT").await.unwrap();
+    let waited = waiting.await.unwrap();
+    assert_eq!(waited.code, 0, "{waited:?}");
+    assert_eq!(scene.live.dump(), scene.then);
+    scene.undo().json();
+    assert_ne!(
+        scene.live.dump()["tags"],
+        scene.now["tags"],
+        "its commit came too"
+    );
+    // And one that is ended.
+    busy.query_drop("START TRANSACTION").await.unwrap();
+    busy.query_drop("DELETE FROM calls").await.unwrap();
+    let forced = run(&["--force"]).await.unwrap();
+    assert_eq!(forced.code, 0, "{forced:?}");
+    assert!(busy.query_drop("COMMIT").await.is_err());
 }
 
 #[test]
