@@ -222,9 +222,14 @@ async fn fill(
     let tables = &plan.manifest.tables;
     let bytes = tables.iter().map(|table| table.bytes_raw).sum();
     opened.progress.stage("loading rows", Some(bytes));
-    let with_rows = || tables.iter().filter(|table| table.table.with_rows);
+    // The largest first, so that it is not begun when all others are done.
+    let mut with_rows: Vec<&ManifestTable> = tables
+        .iter()
+        .filter(|table| table.table.with_rows)
+        .collect();
+    with_rows.sort_by_key(|table| std::cmp::Reverse(table.bytes_raw));
     let shared: &dyn Target = &*target;
-    let loaded: Vec<u64> = stream::iter(with_rows())
+    let loaded: Vec<u64> = stream::iter(with_rows.iter().copied())
         .map(|table| load(opened, &plan.reader, table, shared))
         .buffer_unordered(shared.parallel().max(1))
         .try_collect()
@@ -240,7 +245,7 @@ async fn fill(
     }
     opened.progress.stage("comparing", Some(bytes));
     let shared: &dyn Target = &*target;
-    stream::iter(with_rows())
+    stream::iter(with_rows.iter().copied())
         .map(|table| read_back(opened, table, shared, watches))
         .buffer_unordered(shared.parallel().max(1))
         .try_collect::<Vec<()>>()
