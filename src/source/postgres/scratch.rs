@@ -37,8 +37,8 @@ full_page_writes = off
 synchronous_commit = off
 wal_level = minimal
 max_wal_senders = 0
-min_wal_size = 32MB
-max_wal_size = 128MB
+min_wal_size = 8MB
+max_wal_size = 64MB
 maintenance_work_mem = 256MB
 max_locks_per_transaction = 512
 autovacuum = off
@@ -100,6 +100,8 @@ impl PostgresScratch {
         let mut initdb = own.command(&bin.join("initdb"));
         initdb.arg("-D").arg(&data).arg("-U").arg(&admin);
         initdb.args(["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "-N"]);
+        // Rows are not logged here; what is kept of the log would only take room.
+        initdb.arg("--wal-segsize=4");
         initdb.arg(format!("--pwfile={}", file.display()));
         let made = own.run(initdb, "making a scratch server with initdb").await;
         let _ = std::fs::remove_file(&file);
