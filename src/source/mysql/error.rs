@@ -5,6 +5,9 @@
 
 use crate::failure::{Class, Failure};
 
+/// The server's number for a disk without room.
+const DISK_FULL: u16 = 1021;
+
 /// Why a capture or a restore on MySQL or MariaDB failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -143,7 +146,11 @@ impl Error {
         match error {
             mysql_async::Error::Server(error) => Error::Refused {
                 doing,
-                code: error.code,
+                // A full disk comes under the number of whatever met it.
+                code: match error.message.contains("No space left on device") {
+                    true => DISK_FULL,
+                    false => error.code,
+                },
                 message: error.message,
             },
             other => Error::Lost {
@@ -182,7 +189,7 @@ pub fn class_of(code: u16) -> Class {
         1049 => Class::Missing,
         1007 | 1050 => Class::Conflict,
         1040 | 1203 | 1205 | 1226 => Class::Busy,
-        1021
+        DISK_FULL
         | 1053
         | 1114
         | 1129
@@ -257,7 +264,7 @@ fn refused_hint(code: u16) -> Option<String> {
     let hint = match code {
         1040 | 1203 | 1226 => "raise the limit of connections, or run it later",
         1205 => "another session holds a lock: run it later",
-        1021 | 1114 => "make room on the server's disk",
+        DISK_FULL | 1114 => "make room on the server's disk",
         1153 | 1301 => "raise max_allowed_packet on the server",
         1227 | 1044 | 1142 | 1143 | 1370 => "grant the right that the server names",
         1419 => "grant SUPER, or set log_bin_trust_function_creators on the server",

@@ -400,6 +400,7 @@ fn complaint(name: &str, complaints: &str, status: std::process::ExitStatus) -> 
         "connection to server",
         "terminating connection",
         "canceling statement",
+        "No space left on device",
     ]) {
         Class::Transient
     } else {
@@ -407,6 +408,8 @@ fn complaint(name: &str, complaints: &str, status: std::process::ExitStatus) -> 
     };
     let hint = if says(&["out of shared memory"]) {
         Some("raise max_locks_per_transaction of the server")
+    } else if says(&["No space left on device"]) {
+        Some("free space on the server's disk")
     } else if says(&["is not available", "could not open extension control file"]) {
         Some("install the extension's package on the target server")
     } else {
