@@ -119,6 +119,21 @@ impl Desk {
         ran(command)
     }
 
+    /// Turns one bit over in every pack.
+    pub fn damage_packs(&self) {
+        for folder in self.names("repo/packs") {
+            for name in self.names(&format!("repo/packs/{folder}")) {
+                let path = self.path(&format!("repo/packs/{folder}/{name}"));
+                let mut bytes = std::fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                // Packs may only be read.
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+
     /// Everything that stands at the desk, below `name`.
     pub fn names(&self, name: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.path(name)).unwrap();

@@ -234,26 +234,7 @@ fn drill_that_finds_less_fails_and_says_which_check() {
 #[test]
 fn drill_of_a_damaged_snapshot_is_corrupt_and_in_the_ledger() {
     let desk = Desk::with_snapshot();
-    let packs = desk.path("repo/packs");
-    let mut waiting = vec![packs];
-    while let Some(path) = waiting.pop() {
-        if path.is_dir() {
-            waiting.extend(
-                std::fs::read_dir(&path)
-                    .unwrap()
-                    .map(|one| one.unwrap().path()),
-            );
-            continue;
-        }
-        let mut bytes = std::fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
-        #[allow(clippy::permissions_set_readonly_false)] // packs are stored read-only
-        permissions.set_readonly(false);
-        std::fs::set_permissions(&path, permissions).unwrap();
-        std::fs::write(&path, bytes).unwrap();
-    }
+    desk.damage_packs();
     let drilled = drill(&desk, &["--json", "--report", "report.html"]);
     assert_eq!(drilled.code, 3, "{drilled:?}");
     let document: Value = serde_json::from_str(&drilled.out).unwrap();

@@ -140,7 +140,7 @@ fn postgres_backup_holds_weak_locks_and_few_connections_from_start_to_end() {
 fn mariadb_target_whose_disk_is_full_stays_as_it_was() {
     let place = tempfile::tempdir().unwrap();
     let at = place.path().join("disk");
-    let Some(_disk) = SmallDisk::mount(&at, 320) else {
+    let Some(disk) = SmallDisk::mount(&at, 320) else {
         return;
     };
     let source = mysql_server::shared();
@@ -155,7 +155,7 @@ fn mariadb_target_whose_disk_is_full_stays_as_it_was() {
         "CREATE TABLE mine (id INT PRIMARY KEY); INSERT INTO mine VALUES (1)",
     );
     target.fresh("empty_one", "");
-    fill_up(&at, 12 << 20);
+    disk.fill_up(12 << 20);
     let before = (
         target.databases(),
         target.dump("kept"),
@@ -176,7 +176,7 @@ fn mariadb_target_whose_disk_is_full_stays_as_it_was() {
         );
         assert_eq!(after, before);
     }
-    std::fs::remove_file(at.join("filler")).unwrap();
+    disk.clear();
     let done = desk.run(&[
         "restore",
         "too_much@latest",
@@ -186,14 +186,6 @@ fn mariadb_target_whose_disk_is_full_stays_as_it_was() {
     ]);
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(target.rows("new_one"), source.rows("too_much"));
-}
-
-/// Leaves `bytes` free on the disk at `place`.
-fn fill_up(place: &std::path::Path, bytes: u64) {
-    let disk = rustix::fs::statvfs(place).unwrap();
-    let free = disk.f_bavail * disk.f_frsize;
-    let filler = vec![1; (free - bytes) as usize];
-    std::fs::write(place.join("filler"), filler).unwrap();
 }
 
 /// Most memory that a whole backup or restore of a server may take, whatever its cells.

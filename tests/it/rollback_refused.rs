@@ -61,6 +61,78 @@ fn mariadb_without_rights_or_of_another_engine_is_refused() {
     server.sql("", "DROP USER roll_a, roll_b");
 }
 
+#[test]
+fn postgres_with_more_than_rows_in_it_is_refused() {
+    let settings = "max_prepared_transactions = 4\nwal_level = logical";
+    let Some(server) = postgres_server::Server::debian(settings) else {
+        return;
+    };
+    let server = Arc::new(server);
+    let scene = Scene::postgres(&server, "rollno");
+    let refused = |code: i32, word: &str, more: &[&str]| {
+        let ran = scene.desk.run(&scene.words(more));
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(ran.err.contains(word), "{word:?} is not in {ran:?}");
+        assert_eq!(scene.beside(), Vec::<String>::new());
+    };
+    server.sql(
+        "rollno",
+        "BEGIN; DELETE FROM tags WHERE id = 1; PREPARE TRANSACTION 'half-way'",
+    );
+    refused(4, "half-way", &["--force"]);
+    server.sql("rollno", "ROLLBACK PREPARED 'half-way'");
+    server.sql(
+        "rollno",
+        "SELECT pg_create_logical_replication_slot('feed', 'test_decoding')",
+    );
+    refused(4, "feed", &[]);
+    // With force it stays with the old database, and comes back with it.
+    let forced = scene.desk.run(&scene.words(&["--force"]));
+    assert_eq!(forced.code, 0, "{forced:?}");
+    assert_eq!(scene.live.dump(), scene.then);
+    for what in ["--undo", "--drop-kept"] {
+        let words = ["restore", what, &scene.url, "--name", "rollno"];
+        let ran = scene.desk.run(&words);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    assert_eq!(scene.live.dump(), scene.now);
+    server.sql("rollno", "SELECT pg_drop_replication_slot('feed')");
+    server.sql(
+        "rollno",
+        "CREATE SUBSCRIPTION news CONNECTION 'host=/nowhere' PUBLICATION p \
+         WITH (connect = false, slot_name = NONE)",
+    );
+    refused(4, "news", &[]);
+    server.sql("rollno", "DROP SUBSCRIPTION news");
+    server.sql(
+        "rollno",
+        "CREATE ROLE clerk LOGIN; GRANT pg_read_all_data TO clerk",
+    );
+    let url = server.url_as("rollno", "clerk").display();
+    let ran = scene.desk.run(&[
+        "restore",
+        "latest",
+        "--rollback",
+        &url,
+        "--confirm",
+        "rollno",
+    ]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert_eq!(scene.beside(), Vec::<String>::new());
+    // Another engine's database.
+    std::fs::copy(scene.desk.path("crm.db"), scene.desk.path("rollno.db")).unwrap();
+    let ran = scene.desk.run(&[
+        "restore",
+        "latest",
+        "--rollback",
+        "sqlite:rollno.db",
+        "--confirm",
+        "rollno",
+    ]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    scene.assert_is(&scene.now, "after all that was refused");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn name_that_is_taken_stops_a_rollback_before_it_begins() {
     let mysql = mysql_server::shared();
@@ -146,6 +218,21 @@ async fn mariadb_with_somebody_in_a_transaction_is_waited_for_or_refused() {
     let forced = run(&["--force"]).await.unwrap();
     assert_eq!(forced.code, 0, "{forced:?}");
     assert!(busy.query_drop("COMMIT").await.is_err());
+}
+
+#[test]
+fn damage_in_a_needed_pack_leaves_databases_of_servers_alone() {
+    let mut scenes = vec![Scene::mariadb(&mysql_server::shared(), "rolldamaged")];
+    if let Some(server) = postgres_server::Server::shared() {
+        scenes.push(Scene::postgres(&server, "rolldamaged"));
+    }
+    for scene in scenes {
+        scene.desk.damage_packs();
+        let ran = scene.desk.run(&scene.words(&[]));
+        assert_eq!(ran.code, 3, "{ran:?}");
+        scene.assert_is(&scene.now, "after a look at damaged packs");
+        assert_eq!(scene.beside(), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -493,68 +493,6 @@ fn long_rollback_killed_at_every_step_of_servers() {
     undo_killed_at_each_step(&make, &postgres_steps()[3..]);
 }
 
-#[test]
-fn postgres_with_more_than_rows_in_it_is_refused() {
-    let settings = "max_prepared_transactions = 4\nwal_level = logical";
-    let Some(server) = postgres_server::Server::debian(settings) else {
-        return;
-    };
-    let server = Arc::new(server);
-    let scene = Scene::postgres(&server, "rollno");
-    let refused = |code: i32, word: &str, more: &[&str]| {
-        let ran = scene.desk.run(&scene.words(more));
-        assert_eq!(ran.code, code, "{ran:?}");
-        assert!(ran.err.contains(word), "{word:?} is not in {ran:?}");
-        assert_eq!(scene.beside(), Vec::<String>::new());
-    };
-    server.sql(
-        "rollno",
-        "BEGIN; DELETE FROM tags WHERE id = 1; PREPARE TRANSACTION 'half-way'",
-    );
-    refused(4, "half-way", &["--force"]);
-    server.sql("rollno", "ROLLBACK PREPARED 'half-way'");
-    server.sql(
-        "rollno",
-        "SELECT pg_create_logical_replication_slot('feed', 'test_decoding')",
-    );
-    refused(4, "feed", &[]);
-    server.sql("rollno", "SELECT pg_drop_replication_slot('feed')");
-    server.sql(
-        "rollno",
-        "CREATE SUBSCRIPTION news CONNECTION 'host=/nowhere' PUBLICATION p \
-         WITH (connect = false, slot_name = NONE)",
-    );
-    refused(4, "news", &[]);
-    server.sql("rollno", "DROP SUBSCRIPTION news");
-    server.sql(
-        "rollno",
-        "CREATE ROLE clerk LOGIN; GRANT pg_read_all_data TO clerk",
-    );
-    let url = server.url_as("rollno", "clerk").display();
-    let ran = scene.desk.run(&[
-        "restore",
-        "latest",
-        "--rollback",
-        &url,
-        "--confirm",
-        "rollno",
-    ]);
-    assert_eq!(ran.code, 6, "{ran:?}");
-    assert_eq!(scene.beside(), Vec::<String>::new());
-    // Another engine's database.
-    std::fs::copy(scene.desk.path("crm.db"), scene.desk.path("rollno.db")).unwrap();
-    let ran = scene.desk.run(&[
-        "restore",
-        "latest",
-        "--rollback",
-        "sqlite:rollno.db",
-        "--confirm",
-        "rollno",
-    ]);
-    assert_eq!(ran.code, 2, "{ran:?}");
-    scene.assert_is(&scene.now, "after all that was refused");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_with_somebody_in_a_transaction_is_waited_for_or_refused() {
     let Some(server) = postgres_server::Server::shared() else {

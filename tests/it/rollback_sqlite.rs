@@ -287,16 +287,7 @@ fn undo_killed_at_each_step_is_old_or_new_and_the_next_run_ends_it() {
 fn damage_in_a_needed_pack_leaves_the_live_database_alone() {
     let desk = desk("WAL");
     let before = std::fs::read(desk.path("crm.db")).unwrap();
-    for folder in desk.names("repo/packs") {
-        for name in desk.names(&format!("repo/packs/{folder}")) {
-            let path = desk.path(&format!("repo/packs/{folder}/{name}"));
-            let mut bytes = std::fs::read(&path).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, bytes).unwrap();
-        }
-    }
+    desk.damage_packs();
     let failed = desk.run(&[&ROLLBACK[..], &["--json"]].concat());
     assert_eq!(failed.code, 3, "{failed:?}");
     assert_eq!(std::fs::read(desk.path("crm.db")).unwrap(), before);

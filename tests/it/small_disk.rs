@@ -40,6 +40,19 @@ impl SmallDisk {
             .status();
         assert!(grown.unwrap().success());
     }
+
+    /// Leaves so many bytes free on it.
+    pub fn fill_up(&self, free: u64) {
+        let disk = rustix::fs::statvfs(&self.at).unwrap();
+        let there = disk.f_bavail * disk.f_frsize;
+        let filler = vec![1; (there - free) as usize];
+        std::fs::write(self.at.join("filler"), filler).unwrap();
+    }
+
+    /// Gives back what `fill_up` took.
+    pub fn clear(&self) {
+        std::fs::remove_file(self.at.join("filler")).unwrap();
+    }
 }
 
 impl Drop for SmallDisk {
