@@ -43,6 +43,7 @@ use crate::repo::owed::{Owed, Owing};
 use crate::repo::reader::Reader;
 use crate::repo::vault::Vault;
 use crate::repo::verdict;
+use crate::repo::writer::Writer;
 use crate::state::State;
 use crate::store::{Conditions, Store, StoreOptions};
 
@@ -187,9 +188,24 @@ impl Opened {
     /// As [`Opened::index`].
     pub async fn record_reader(&self) -> Result<Arc<Reader>, AnyFailure> {
         let index = self.index().await?;
-        let kept = KeptRuns::new(self.state.clone(), self.vault.random.clone());
-        let reader = Reader::new(self.vault.clone(), index).with_kept(kept);
+        let reader = Reader::new(self.vault.clone(), index).with_kept(self.kept_runs());
         Ok(Arc::new(reader))
+    }
+
+    /// A writer; where rows can be opened, it keeps descriptions of runs on this host.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn writer(&self, index: Arc<Index>) -> Result<Writer, AnyFailure> {
+        let writer = Writer::new(self.vault.clone(), index)?;
+        Ok(match self.vault.reader("open rows") {
+            Ok(_) => writer.with_kept(self.kept_runs()),
+            Err(_) => writer,
+        })
+    }
+
+    fn kept_runs(&self) -> KeptRuns {
+        KeptRuns::new(self.state.clone(), self.vault.random.clone())
     }
 
     /// A snapshot's manifest, which must be signed by who may write its source.

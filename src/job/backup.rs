@@ -284,7 +284,7 @@ async fn take(
     if own.lose(&listed) > 0 {
         ground.doubt(opened, request, &index).await?;
     }
-    let writer = Arc::new(Writer::new(opened.vault.clone(), index)?);
+    let writer = Arc::new(opened.writer(index)?);
     let captured = capture(opened, source, &writer, &ground).await?;
     opened.progress.stage("storing", None);
     let written = writer.written();

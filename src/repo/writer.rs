@@ -4,7 +4,8 @@
 //! being filled and one being uploaded, so memory stays bounded. Invariant: a chunk counts as
 //! stored only after its pack and the index that names it are durable (`finish`).
 
-use std::cell::RefCell;
+mod space;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -25,9 +26,11 @@ use crate::format::pack::{
 use crate::id::{ChunkId, ObjectId};
 use crate::planted;
 use crate::random::draw;
-use crate::repo::blob::{self, ChunkFacts, Dictionary, Opened};
+use crate::repo::blob::{self, ChunkFacts, Dictionary};
 use crate::repo::index::{Index, Place};
+use crate::repo::kept::KeptRuns;
 use crate::repo::vault::{self, Vault, object_id};
+use crate::repo::writer::space::{Space, with_space};
 use crate::store::{self, ObjectPath, Prefix};
 
 /// A pack is closed when it has this many bytes. Two are held at once, one being filled and one
@@ -153,31 +156,6 @@ fn refused((class, what, hint): &(Class, String, Option<String>)) -> Error {
 /// would teach glibc's to take all large blocks from its arenas, which then grow with every table.
 type Spare = Arc<Mutex<Option<Vec<u8>>>>;
 
-/// Where a thread seals a chunk and opens it again. From the allocator, buffers of this size would
-/// come as fresh pages for each chunk.
-#[derive(Default)]
-struct Space {
-    sealed: Vec<u8>,
-    opened: Opened,
-}
-
-/// A thread keeps buffers of this size; most chunks are smaller.
-const SPACE_BYTES_MAX: usize = 512 << 10;
-
-impl Space {
-    /// Gives back what a large chunk needed.
-    fn shrink(&mut self) {
-        let largest = self.sealed.capacity().max(self.opened.raw.capacity());
-        if largest > SPACE_BYTES_MAX {
-            *self = Space::default();
-        }
-    }
-}
-
-thread_local! {
-    static SPACE: RefCell<Space> = RefCell::default();
-}
-
 /// Takes chunks and stores them.
 pub struct Writer {
     vault: Arc<Vault>,
@@ -191,6 +169,7 @@ pub struct Writer {
     spare: Spare,
     refusal: Refusal,
     uploader: Mutex<Option<Uploader>>,
+    kept: Option<KeptRuns>,
 }
 
 impl Writer {
@@ -225,7 +204,15 @@ impl Writer {
             spare,
             refusal,
             uploader: Mutex::new(Some(uploader)),
+            kept: None,
         })
+    }
+
+    /// The same writer, which keeps descriptions of runs on this host as well: whoever looks a record
+    /// up here asks the storage for rows alone.
+    pub fn with_kept(self, kept: KeptRuns) -> Writer {
+        let kept = Some(kept);
+        Writer { kept, ..self }
     }
 
     /// The vault that it writes to.
@@ -304,8 +291,7 @@ impl Writer {
         dictionary: Option<&Dictionary>,
         check: impl FnOnce(&[u8]) -> bool,
     ) -> Result<Added, Error> {
-        SPACE.with_borrow_mut(|space| {
-            let Space { sealed, opened } = space;
+        with_space(|Space { sealed, opened }| {
             let codec = blob::pack(raw, dictionary, sealed);
             let facts = ChunkFacts {
                 name,
@@ -324,9 +310,10 @@ impl Writer {
             if done.is_err() || !check(&opened.raw) {
                 return Err(Error::Mismatch);
             }
-            let added = self.append(&facts, sealed);
-            space.shrink();
-            added
+            if let Some(kept) = self.kept.as_ref().filter(|_| kind.is_metadata()) {
+                kept.put(&name, sealed);
+            }
+            self.append(&facts, sealed)
         })
     }
 

@@ -266,8 +266,30 @@ async fn finding_a_key_again_asks_for_rows_alone_whatever_became_of_what_is_kept
         let sql = format!("SELECT note FROM big WHERE id = {id}");
         db.query_row(&sql, [], |row| row.get::<_, String>(0)).ok()
     };
-    let (found, cold, _) = find_cost(&rig, &snapshot, "1234").await;
-    assert_eq!(found, note(1234));
+    // Where the backups were made, all descriptions are here.
+    let state = &rig.opened.state;
+    let whole = |name: &String| state.read(&format!("runs/{name}")).unwrap().unwrap();
+    let written: BTreeMap<String, Vec<u8>> = state
+        .names("runs")
+        .unwrap()
+        .into_iter()
+        .map(|name| (name.clone(), whole(&name)))
+        .collect();
+    let (found, here, _) = find_cost(&rig, &snapshot, "97").await;
+    assert_eq!(found, note(97));
+    // Another host has none.
+    for name in written.keys() {
+        state.remove(&format!("runs/{name}")).unwrap();
+    }
+    let (found, cold, _) = find_cost(&rig, &snapshot, "97").await;
+    assert_eq!(found, note(97));
+    assert!(
+        here <= 8 && here < cold,
+        "{here} requests, {cold} elsewhere"
+    );
+    for name in state.names("runs").unwrap() {
+        assert!(written[&name] == whole(&name), "{name} lies otherwise");
+    }
     for id in [1, 97, 291, 1234, 4000, 5000] {
         let (found, requests, bytes) = find_cost(&rig, &snapshot, &id.to_string()).await;
         assert_eq!(found, note(id), "{id}");
@@ -275,11 +297,9 @@ async fn finding_a_key_again_asks_for_rows_alone_whatever_became_of_what_is_kept
         assert!(bytes <= 1 << 20, "{bytes} bytes");
     }
     // Damaged, cut, exchanged and lost descriptions are fetched again.
-    let state = &rig.opened.state;
     let mut names = state.names("runs").unwrap();
     names.sort();
     assert!(names.len() >= runs);
-    let whole = |name: &String| state.read(&format!("runs/{name}")).unwrap().unwrap();
     let before: Vec<Vec<u8>> = names.iter().map(whole).collect();
     let spoil = |at: usize, bytes: &[u8]| {
         std::fs::write(state.path(&format!("runs/{}", names[at])), bytes).unwrap();
