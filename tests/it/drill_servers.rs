@@ -87,6 +87,7 @@ ALTER MATERIALIZED VIEW app.heads OWNER TO drill_owner;
 CREATE FUNCTION app.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
 CREATE EVENT TRIGGER on_ddl ON ddl_command_end EXECUTE FUNCTION app.on_ddl();
 CREATE PUBLICATION everything FOR ALL TABLES;
+CREATE SUBSCRIPTION news CONNECTION 'host=/nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE);
 SELECT lo_from_bytea(0, decode(repeat('ab', 5000), 'hex'));
 ";
 
@@ -116,6 +117,10 @@ fn postgres_is_drilled_without_superuser_rights_in_a_server_of_its_own() {
         warnings.contains("event triggers are left out"),
         "{warnings}"
     );
+    assert!(
+        warnings.contains("subscriptions are not restored"),
+        "{warnings}"
+    );
     // A scratch server that is not there.
     let nowhere = "postgres:///postgres?host=/nowhere&user=postgres";
     let missing = drill(&desk, &["--scratch", nowhere]);
@@ -139,7 +144,7 @@ fn postgres_is_drilled_without_superuser_rights_in_a_server_of_its_own() {
     );
     server.sql(
         "drill_pg",
-        "DROP EXTENSION pg_stat_statements; SELECT lo_unlink(oid) FROM pg_largeobject_metadata;",
+        "DROP EXTENSION pg_stat_statements; DROP SUBSCRIPTION news; SELECT lo_unlink(oid) FROM pg_largeobject_metadata;",
     );
     assert_eq!(desk.run(&["backup", "crm", "-q"]).code, 0);
     let drilled = document(&drill(&desk, &["--scratch", &there]));
@@ -190,6 +195,55 @@ fn hostile_postgres_database_gets_no_rights_and_leaves_nothing() {
     assert!(what.contains("pg_execute_server_program"), "{what}");
 }
 
+/// What a database brings that acts on its own, each trying to leave a mark at `mark`.
+fn acting(mark: &str) -> String {
+    format!(
+        "CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people VALUES (1, 'a');
+         CREATE FUNCTION deed() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+          COPY (SELECT 1) TO PROGRAM 'touch {mark}'; END $$;
+         CREATE FUNCTION on_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          PERFORM public.deed(); RETURN NEW; END $$;
+         CREATE TRIGGER on_row BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION on_row();
+         ALTER TABLE people ENABLE ALWAYS TRIGGER on_row;
+         CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+          PERFORM public.deed(); END $$;
+         CREATE FUNCTION count(anyelement) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+          PERFORM public.deed(); RETURN 'x'; END $$;
+         CREATE MATERIALIZED VIEW seen AS SELECT id, public.deed()::text FROM people WITH NO DATA;
+         ALTER DATABASE drill_acts SET search_path = public, pg_catalog;
+         ALTER DATABASE drill_acts SET log_statement = 'all';
+         CREATE EVENT TRIGGER on_ddl ON ddl_command_end EXECUTE FUNCTION on_ddl();"
+    )
+}
+
+#[test]
+fn what_acts_in_a_postgres_database_does_nothing_in_a_drill() {
+    let Some(server) = postgres_server::Server::shared() else {
+        return;
+    };
+    let place = room();
+    let mark = place.path().join("mark");
+    server.create("drill_acts");
+    server.sql("drill_acts", &acting(&mark.display().to_string()));
+    let desk = desk_of(&server.url("drill_acts").to_string());
+    let there = server.url("postgres").to_string();
+    for where_to in [vec![], vec!["--scratch", there.as_str()]] {
+        let drilled = drill(&desk, &where_to);
+        assert_eq!(drilled.code, 0, "{drilled:?}");
+        let warnings = document(&drilled)["warnings"].to_string();
+        assert!(warnings.contains("event triggers"), "{warnings}");
+    }
+    // A question of the source's own that sets it off fails, and that is all.
+    let text = "[[source]]\nname = \"crm\"\nurl = \"postgres://x/y\"\n[[source.check]]\n\
+                name = \"asked\"\nsql = \"SELECT deed()::text\"\nexpect = 1\n";
+    desk.write("rowvault.toml", text);
+    let drilled = drill(&desk, &[]);
+    assert_eq!(drilled.code, 4, "{drilled:?}");
+    let document = document(&drilled);
+    assert_eq!(failed(&document)[0].0, "asked", "{document}");
+    assert!(!mark.exists(), "something in the database acted");
+}
+
 #[test]
 fn extension_that_reads_files_gets_no_rights_in_a_drill() {
     let Some(server) = postgres_server::Server::shared() else {
@@ -209,6 +263,49 @@ fn extension_that_reads_files_gets_no_rights_in_a_drill() {
     let (name, what) = failed(&document)[0];
     assert_eq!(name, "restore");
     assert!(what.contains("file_fdw"), "{what}");
+}
+
+#[test]
+fn what_acts_in_a_mariadb_database_does_nothing_in_a_drill() {
+    let server = mysql_server::shared();
+    let place = room();
+    let mark = place.path().join("mark");
+    server.fresh(
+        "drill_acts",
+        &format!(
+            "CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people VALUES (1, 'a');
+             DELIMITER //
+             CREATE FUNCTION deed() RETURNS int DETERMINISTIC SQL SECURITY DEFINER BEGIN
+              SELECT 1 INTO OUTFILE '{mark}'; RETURN 1; END//
+             CREATE TRIGGER on_row BEFORE INSERT ON people FOR EACH ROW SET NEW.id = deed()//
+             CREATE EVENT soon ON SCHEDULE EVERY 1 SECOND DO SET @done = deed()//
+             DELIMITER ;
+             CREATE SQL SECURITY DEFINER VIEW acting AS SELECT deed() AS x FROM people;",
+            mark = mark.display()
+        ),
+    );
+    let desk = Desk::with_repository();
+    let url = server.url("drill_acts").to_string();
+    let text = format!(
+        "[[source]]\nname = \"crm\"\nurl = \"{url}\"\n[[source.check]]\n\
+         name = \"asked\"\nsql = \"SELECT x FROM acting\"\nexpect = 1\n"
+    );
+    assert_eq!(desk.run(&["backup", &url, "--name", "crm", "-q"]).code, 0);
+    // The event is awake in the snapshot, and has acted here, where it may.
+    server.sql("drill_acts", "DROP EVENT soon");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let _ = std::fs::remove_file(&mark);
+    desk.write("rowvault.toml", &text);
+    let there = server.url("mysql").to_string();
+    for where_to in [vec![], vec!["--scratch", there.as_str()]] {
+        let drilled = drill(&desk, &where_to);
+        assert_eq!(drilled.code, 4, "{drilled:?}");
+        let document = document(&drilled);
+        let failed = failed(&document);
+        assert_eq!(failed.len(), 1, "{document}");
+        assert!(failed[0].0 == "asked" && failed[0].1.contains("denied"));
+    }
+    assert!(!mark.exists(), "something in the database acted");
 }
 
 #[test]

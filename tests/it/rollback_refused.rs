@@ -1,6 +1,7 @@
 //! Rollbacks that must not happen: each is refused for its reason, the live database is as it was
 //! and nothing stands beside it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,6 +234,72 @@ fn damage_in_a_needed_pack_leaves_databases_of_servers_alone() {
         scene.assert_is(&scene.now, "after a look at damaged packs");
         assert_eq!(scene.beside(), Vec::<String>::new());
     }
+}
+
+/// A rollback of `scene` to a snapshot with a large table that the live database no longer has:
+/// refused where `disk` has too little room for the database beside, done where it has enough.
+fn refused_until_there_is_room(scene: &Scene, disk: &SmallDisk, large: &str, room: &[u64]) {
+    scene.live.sql(large);
+    let taken = scene.desk.run(&["backup", &scene.url, "-q"]);
+    assert_eq!(taken.code, 0, "{taken:?}");
+    let with_large = scene.live.dump();
+    scene.live.sql("DROP TABLE large");
+    let before = scene.live.dump();
+    for free in room {
+        disk.fill_up(*free);
+        let ran = scene.desk.run(&scene.words(&[]));
+        assert_eq!(ran.code, 1, "{free}: {ran:?}");
+        let said = ran.err.contains("No space left") || ran.err.contains("is full");
+        assert!(said && ran.err.contains("disk"), "{free}: {ran:?}");
+        assert_eq!(scene.live.dump(), before, "{free}");
+        assert_eq!(scene.beside(), Vec::<String>::new(), "{free}");
+        disk.clear();
+    }
+    let told = scene.desk.run(&["doctor"]);
+    assert!(!told.out.contains("rollback: a rollback of"), "{told:?}");
+    let done = scene.desk.run(&scene.words(&[]));
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(scene.live.dump(), with_large);
+}
+
+#[test]
+fn postgres_without_room_for_the_database_beside_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(place.path(), everybody).unwrap();
+    let at = place.path().join("disk");
+    let Some(disk) = SmallDisk::mount(&at, 256) else {
+        return;
+    };
+    postgres_server::give_to_server(&at);
+    let Some(server) = postgres_server::Server::debian("") else {
+        return;
+    };
+    let server = Arc::new(server);
+    let scene = Scene::postgres(&server, "rollroom");
+    // Where databases are made from now on; the log of the server has room enough.
+    let place = format!("CREATE TABLESPACE small LOCATION '{}'", at.display());
+    server.sql("postgres", &place);
+    server.sql("postgres", "ALTER DATABASE template0 SET TABLESPACE small");
+    let large = "CREATE TABLE large AS SELECT n AS id, repeat(md5(n::text), 40) AS v \
+                 FROM generate_series(1, 30000) n; ALTER TABLE large ADD PRIMARY KEY (id)";
+    // The first is not enough for a database, the second not for this one.
+    refused_until_there_is_room(&scene, &disk, large, &[1 << 20, 14 << 20]);
+}
+
+#[test]
+fn mariadb_without_room_for_the_database_beside_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().join("disk");
+    let Some(disk) = SmallDisk::mount(&at, 400) else {
+        return;
+    };
+    let server = mysql_server::Server::start_in(&at, &["--innodb-log-file-size=8M"]);
+    let server = Arc::new(server);
+    let scene = Scene::mariadb(&server, "rollroom");
+    let large = "CREATE TABLE large (id INT PRIMARY KEY, v LONGTEXT);
+                 INSERT INTO large SELECT seq, REPEAT(MD5(seq), 400) FROM seq_1_to_3000";
+    refused_until_there_is_room(&scene, &disk, large, &[12 << 20]);
 }
 
 #[test]
