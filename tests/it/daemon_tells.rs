@@ -102,6 +102,34 @@ fn repository_that_cannot_be_read_is_one_message_and_its_return_another() {
     assert!(told[0].ends_with("backup crm DAMAGED") && told[1].ends_with("backup crm recovered"));
 }
 
+#[test]
+fn messages_name_the_server_that_failed_and_never_its_password() {
+    const SECRET: &str = "only-the-server-may-know";
+    let desk = Desk::with_repository();
+    desk.write("tell.sh", TELL);
+    let source = |engine: &str| {
+        format!(
+            "[[source]]\nname = '{engine}'\nurl = '{engine}://keeper:{SECRET}@127.0.0.1:1/crm'\n\
+             schedule = '* * * * * *'\n"
+        )
+    };
+    let config = "[daemon]\nretry = '1s'\n[notify]\ncommand = [['/bin/sh', 'tell.sh']]\n";
+    let sources = ["postgres", "mysql"].map(source).concat();
+    desk.write("rowvault.toml", &format!("{config}{sources}"));
+    let daemon = Daemon::start(&desk, "log");
+    for engine in ["postgres", "mysql"] {
+        daemon.until_it("it told of the failure", |_| {
+            text(&desk, "subjects").contains(&format!("backup {engine}"))
+                && text(&desk, "texts").contains("127.0.0.1")
+        });
+    }
+    assert_eq!(daemon.end(), Some(0));
+    for name in ["subjects", "texts", "log"] {
+        let said = text(&desk, name);
+        assert!(!said.is_empty() && !said.contains(SECRET), "{name}: {said}");
+    }
+}
+
 fn get(address: &str, path: &str, host: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(

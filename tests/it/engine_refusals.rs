@@ -186,7 +186,7 @@ fn postgres_targets_that_are_not_empty_or_too_small_stay_as_they_were() {
     );
     let empty = server.dump("small", &[]);
     let full = desk.run(&["restore", "crm@latest", "--to", &url("small")]);
-    full.refused(4, "free space");
+    full.refused(1, "free space");
     assert_eq!(server.dump("small", &[]), empty);
     let databases = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
     let names = server.ask("postgres", databases);

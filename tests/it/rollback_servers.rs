@@ -135,7 +135,11 @@ impl Scene {
             Place::Mysql(server, _) => server.databases(),
             Place::Sqlite(_) => Vec::new(),
         };
-        let ours = |name: &String| name.starts_with(&self.database) && *name != self.database;
+        // Other scenes on this server may have names that begin alike.
+        let ours = |name: &String| {
+            let rest = name.strip_prefix(&self.database);
+            rest.is_some_and(|rest| rest.starts_with('_'))
+        };
         all.into_iter().filter(ours).collect()
     }
 
