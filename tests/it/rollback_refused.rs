@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use rowvault::failure::Class;
@@ -193,26 +192,10 @@ async fn mariadb_with_somebody_in_a_transaction_is_waited_for_or_refused() {
         };
         tokio::task::spawn_blocking(words)
     };
-    let refused = run(&[]).await.unwrap();
-    assert_eq!(refused.code, 5, "{refused:?}");
-    assert!(
-        refused.err.contains("transactions of others"),
-        "{refused:?}"
-    );
-    assert_eq!(scene.beside(), Vec::<String>::new());
-    let waiting = run(&["--wait"]);
-    tokio::time::sleep(Duration::from_secs(9)).await;
-    assert!(!waiting.is_finished(), "it did not wait");
-    busy.query_drop("COMMIT").await.unwrap();
-    let waited = waiting.await.unwrap();
-    assert_eq!(waited.code, 0, "{waited:?}");
-    assert_eq!(scene.live.dump(), scene.then);
-    scene.undo().json();
-    assert_ne!(
-        scene.live.dump()["tags"],
-        scene.now["tags"],
-        "its commit came too"
-    );
+    let commit = async { busy.query_drop("COMMIT").await.unwrap() };
+    scene
+        .assert_waits(&run, "transactions of others", commit)
+        .await;
     // And one that is ended.
     busy.query_drop("START TRANSACTION").await.unwrap();
     busy.query_drop("DELETE FROM calls").await.unwrap();

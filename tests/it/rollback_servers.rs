@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::task::JoinHandle;
 
 use crate::cli_desk::{Desk, Ran};
 use crate::undelete_scene::{self as scene, Place};
@@ -94,6 +95,32 @@ impl Scene {
             then,
             now,
         }
+    }
+
+    /// While somebody is in a transaction a rollback is refused, which says `why`; one with `--wait`
+    /// waits longer than that one did, until `commit` is through, and the undo brings that back too.
+    pub async fn assert_waits(
+        &self,
+        run: impl Fn(&'static [&'static str]) -> JoinHandle<Ran>,
+        why: &str,
+        commit: impl Future<Output = ()>,
+    ) {
+        let begun = Instant::now();
+        let refused = run(&[]).await.unwrap();
+        let courtesy = begun.elapsed();
+        assert_eq!(refused.code, 5, "{refused:?}");
+        assert!(refused.err.contains(why), "{refused:?}");
+        assert_eq!(self.beside(), Vec::<String>::new());
+        let waiting = run(&["--wait"]);
+        tokio::time::sleep(courtesy + Duration::from_secs(1)).await;
+        assert!(!waiting.is_finished(), "it did not wait");
+        commit.await;
+        let waited = waiting.await.unwrap();
+        assert_eq!(waited.code, 0, "{waited:?}");
+        assert_eq!(self.live.dump(), self.then);
+        self.undo().json();
+        let tags = &self.live.dump()["tags"];
+        assert_ne!(tags, &self.now["tags"], "its commit came too");
     }
 
     pub fn words<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
@@ -512,23 +539,10 @@ async fn postgres_with_somebody_in_a_transaction_is_waited_for_or_refused() {
         let scene = scene.clone();
         tokio::task::spawn_blocking(move || scene.desk.run(&scene.words(more)))
     };
-    let refused = run(&[]).await.unwrap();
-    assert_eq!(refused.code, 5, "{refused:?}");
-    assert!(refused.err.contains("idle in transaction"), "{refused:?}");
-    assert_eq!(scene.beside(), Vec::<String>::new());
-    let waiting = run(&["--wait"]);
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(!waiting.is_finished(), "it did not wait");
-    busy.execute("COMMIT").await.unwrap();
-    let waited = waiting.await.unwrap();
-    assert_eq!(waited.code, 0, "{waited:?}");
-    assert_eq!(scene.live.dump(), scene.then);
-    scene.undo().json();
-    assert_ne!(
-        scene.live.dump()["tags"],
-        scene.now["tags"],
-        "its commit came too"
-    );
+    let commit = async { busy.execute("COMMIT").await.map(drop).unwrap() };
+    scene
+        .assert_waits(&run, "idle in transaction", commit)
+        .await;
     // And one that is ended.
     let mut busy = connect_postgres(&scene.url).await.unwrap();
     busy.execute("BEGIN; DELETE FROM calls").await.unwrap();
