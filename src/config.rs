@@ -19,7 +19,7 @@ pub mod traffic;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
@@ -56,6 +56,8 @@ pub struct Config {
     pub notify: Notify,
     /// How the daemon answers requests.
     pub http: Option<Http>,
+    /// The only place to look for PostgreSQL's programs; none for the usual places.
+    pub pg_bin_dir: Option<PathBuf>,
 }
 
 /// A database to protect.
@@ -118,6 +120,14 @@ struct FileText {
     notify: NotifyText,
     #[serde(default)]
     http: HttpText,
+    #[serde(default)]
+    tools: ToolsText,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolsText {
+    pg_bin_dir: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -208,6 +218,7 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, Error> 
         daemon: config.daemon,
         notify: config.notify,
         http: config.http,
+        pg_bin_dir: config.pg_bin_dir,
     })
 }
 
@@ -223,6 +234,7 @@ struct Parsed {
     daemon: Daemon,
     notify: Notify,
     http: Option<Http>,
+    pg_bin_dir: Option<PathBuf>,
 }
 
 fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed, Error> {
@@ -245,6 +257,7 @@ fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Parsed
         daemon,
         notify: reading.notify(file.notify)?,
         http: reading.http_face(file.http)?,
+        pg_bin_dir: reading.tools(file.tools)?,
     })
 }
 
@@ -365,6 +378,14 @@ impl Reading<'_> {
             SourceUrl::Sqlite(path) => SourceUrl::Sqlite(self.beside(&path)),
             server => server,
         })
+    }
+
+    fn tools(&self, text: ToolsText) -> Result<Option<PathBuf>, Error> {
+        let place = "tools: pg_bin_dir";
+        let directory = text.pg_bin_dir.map(|text| self.expand(place, &text));
+        Ok(directory
+            .transpose()?
+            .map(|path| self.beside(Path::new(&path))))
     }
 
     fn keep(&self, place: &str, text: KeepText) -> Result<Policy, Error> {

@@ -24,6 +24,7 @@ impl Chosen<'_> {
         let mut options = SourceOptions {
             clock: session.clock.clone(),
             random: session.random.clone(),
+            pg_bin_dir: session.config.pg_bin_dir.clone(),
             ..SourceOptions::default()
         };
         if let Some(config) = self.config {
@@ -130,6 +131,7 @@ pub fn target_options(
         ownership,
         clock: session.clock.clone(),
         random: session.random.clone(),
+        pg_bin_dir: session.config.pg_bin_dir.clone(),
         ..default
     }
 }

@@ -6,6 +6,7 @@ use rowvault::config::{self, Config};
 use rowvault::daemon::plan;
 
 use crate::cli_desk::{self, Desk, Ran};
+use crate::postgres_server::Server;
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config")
@@ -90,4 +91,32 @@ fn passphrase_that_a_command_prints_opens_the_repository_and_is_not_shown() {
     assert_eq!(ran.code, 0, "{ran:?}");
     std::fs::remove_file(desk.path("secret")).unwrap();
     run(&desk, &["snapshots"]).refused(1, "the command for the passphrase, sh, ended with");
+}
+
+#[test]
+fn programs_of_postgresql_are_looked_for_where_the_configuration_says_and_nowhere_else() {
+    let Some(server) = Server::debian("") else {
+        return;
+    };
+    server.create("crm");
+    server.sql(
+        "crm",
+        "CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1);",
+    );
+    let desk = Desk::with_repository();
+    desk.write("rowvault.toml", "[tools]\npg_bin_dir = \"programs\"\n");
+    let from = server.url("crm").display();
+    let to = server.url("back").display();
+    desk.run(&["backup", &from])
+        .refused(1, "pg_dump: not found");
+    std::os::unix::fs::symlink(server.bin(), desk.path("programs")).unwrap();
+    let taken = desk.run(&["backup", &from, "-q"]);
+    assert_eq!(taken.code, 0, "{taken:?}");
+    std::fs::remove_file(desk.path("programs")).unwrap();
+    let restore = ["restore", "crm", "--to", &to];
+    desk.run(&restore).refused(1, "pg_restore: not found");
+    std::os::unix::fs::symlink(server.bin(), desk.path("programs")).unwrap();
+    let back = desk.run(&restore);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(server.ask("back", "SELECT sum(a) FROM t"), "1");
 }

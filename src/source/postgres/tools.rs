@@ -110,7 +110,7 @@ fn missing(name: &str, least: u32, found: &[Tool]) -> Error {
             None => format!("not found, and version {least} or newer is needed"),
         },
         hint: Some(format!(
-            "install the package postgresql-client-{least}, or let PATH name its directory"
+            "install the package postgresql-client-{least}, or name its directory in PATH, or as pg_bin_dir under [tools]"
         )),
     }
 }
