@@ -268,7 +268,7 @@ impl Target for PostgresBeside {
             table: &self.beside.renamed(table)?,
             encoding: &making.encoding,
             side: &making.side,
-            unlogged: false,
+            emptied: false,
         };
         match load::load(&mut client, &load, &mut rows).await {
             Ok(count) => {

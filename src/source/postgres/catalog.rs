@@ -14,6 +14,8 @@ use crate::row::schema::{Column, ForeignKey, Key, KeyOrigin, OnDelete, Table, Ta
 
 /// A condition on the rows of an extension's table, as the extension gives it.
 pub const CONDITION: &str = "extension_condition";
+/// The fact that names the extension which a table belongs to.
+pub const EXTENSION: &str = "extension";
 
 /// Which relations are captured; `c` is `pg_class`, `n` its schema, `x` its extension's mark.
 const RELATIONS: &str = "\
@@ -179,7 +181,7 @@ fn relation(row: TextRow) -> (String, Found) {
     };
     fact(parent_kind, parents);
     fact("partitioned_by", strategy);
-    fact("extension", extension);
+    fact(EXTENSION, extension);
     fact(CONDITION, condition);
     if secured == "true" {
         fact("row_security", secured);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::Mutex;
 
+use super::catalog::EXTENSION;
 use super::client::{Client, CopyIn, text_format};
 use super::error::Error;
 use super::slices::BinaryFields;
@@ -30,9 +31,10 @@ pub struct Load<'l> {
     pub encoding: &'l str,
     /// A second connection, where slices of large cells wait.
     pub side: &'l Mutex<Client>,
-    /// Whether the table is emptied in the transaction that fills it, so that a server with
-    /// `wal_level = minimal` writes its rows once. Only for a table that nobody else has.
-    pub unlogged: bool,
+    /// Whether the table is emptied in the transaction that fills it: its rows are then written as
+    /// old ones, which nobody has to touch again, and with `wal_level = minimal` they are not
+    /// logged. Only for a table that nobody else has.
+    pub emptied: bool,
 }
 
 /// Takes all rows, and returns how many the server took. The client must be closed on an error.
@@ -46,6 +48,8 @@ pub async fn load(
 ) -> Result<u64, Error> {
     let pages = load.table.name.schema.as_deref() == Some(LARGE_OBJECTS.0);
     let doing = format!("filling table {}", load.table.name);
+    // Of an extension's configuration, rows may be there that the extension itself brings.
+    let emptied = load.emptied && !pages && !load.table.facts.contains_key(EXTENSION);
     let sql = if pages {
         client.run(PAGES_TABLE, &doing).await?;
         format!(
@@ -53,10 +57,9 @@ pub async fn load(
             text_format(load.encoding)
         )
     } else {
-        copy_statement(load.table, load.encoding)
+        copy_statement(load.table, &options(load.encoding, emptied))
     };
-    let unlogged = load.unlogged && !pages;
-    if unlogged {
+    if emptied {
         let empty = format!(
             "BEGIN; TRUNCATE TABLE ONLY {}",
             quote::table(&load.table.name)
@@ -65,7 +68,7 @@ pub async fn load(
     }
     let copy = client.copy_in(&sql, &doing).await?;
     let taken = fill(copy, load, rows).await?;
-    if unlogged {
+    if emptied {
         client.run("COMMIT", &doing).await?;
     }
     if pages {
@@ -111,7 +114,15 @@ const WRITE_PAGES: &str = "SELECT pg_catalog.count(*)::text FROM (SELECT pg_cata
  FROM pg_temp.rowvault_pages ORDER BY loid, pageno OFFSET 0) AS x; \
  DROP TABLE pg_temp.rowvault_pages";
 
-fn copy_statement(table: &Table, encoding: &str) -> String {
+fn options(encoding: &str, emptied: bool) -> String {
+    let options = text_format(encoding);
+    match emptied {
+        true => options.replacen('(', "(FREEZE, ", 1),
+        false => options,
+    }
+}
+
+fn copy_statement(table: &Table, options: &str) -> String {
     let names: Vec<String> = table
         .columns
         .iter()
@@ -123,9 +134,8 @@ fn copy_statement(table: &Table, encoding: &str) -> String {
         false => format!(" ({})", names.join(", ")),
     };
     format!(
-        "COPY {}{list} FROM STDIN {}",
-        quote::table(&table.name),
-        text_format(encoding)
+        "COPY {}{list} FROM STDIN {options}",
+        quote::table(&table.name)
     )
 }
 

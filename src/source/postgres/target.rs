@@ -61,8 +61,6 @@ struct Prepared {
     server: ServerUrl,
     state: State,
     encoding: String,
-    /// Whether the server logs no rows of a table that their own transaction emptied.
-    unlogged: bool,
     tool: tools::Tool,
     archive: InMemory,
     side: Mutex<Client>,
@@ -84,7 +82,7 @@ impl Target for Making {
             table,
             encoding: &prepared.encoding,
             side: &prepared.side,
-            unlogged: prepared.unlogged,
+            emptied: true,
         };
         match load::load(&mut client, &load, &mut rows).await {
             Ok(count) => {
@@ -416,12 +414,9 @@ impl Making {
         }
         self.restore(&tool, &server, &archive, &arguments).await?;
         settle::create_large_objects(&mut side, &state).await?;
-        let level = "SELECT pg_catalog.current_setting('wal_level')";
-        let level = side.value(level, "asking for the server's log").await?;
         Ok(Prepared {
             server,
             encoding: state.database.encoding.clone(),
-            unlogged: level == "minimal",
             state,
             tool,
             archive,
