@@ -26,8 +26,8 @@ fn main() -> ExitCode {
     failpoint::arm();
     let code = match cli::parse(std::env::args_os()) {
         Ok(cli) => {
-            if matches!(cli.verb, Verb::Daemon(_)) {
-                begin_with_one_heap();
+            if let Some(heaps) = heaps(&cli.verb) {
+                begin_with(heaps);
             }
             run(cli)
         }
@@ -36,20 +36,30 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Begins this process anew, as the same one, with one heap. Each job of a daemon brings threads of
-/// its own, and glibc would give them up to eight heaps for each core, each of which keeps the most
-/// that it ever held. How many there may be is read when a process begins.
-fn begin_with_one_heap() {
+/// How many heaps a verb has, where that is not left to the allocator: each keeps the most that it
+/// ever held. Each job of a daemon brings threads of its own; rows that are read or written go
+/// through the hands of a few.
+fn heaps(verb: &Verb) -> Option<&'static str> {
+    match verb {
+        Verb::Daemon(_) => Some("1"),
+        Verb::Backup(_) | Verb::Restore(_) | Verb::Drill(_) => Some("2"),
+        _ => None,
+    }
+}
+
+/// Begins this process anew, as the same one, with so many heaps. glibc would give its threads up to
+/// eight for each core, and how many there may be is read when a process begins.
+fn begin_with(heaps: &str) {
     let mut arguments = std::env::args_os();
     let (Some(called), Ok(program)) = (arguments.next(), std::env::current_exe()) else {
         return;
     };
     if cfg!(target_env = "gnu") && std::env::var_os(HEAPS).is_none() {
-        // It comes back where that cannot be done: the daemon then takes more memory.
+        // It comes back where that cannot be done: more memory is taken then.
         let _ = Command::new(program)
             .arg0(called)
             .args(arguments)
-            .env(HEAPS, "1")
+            .env(HEAPS, heaps)
             .exec();
     }
 }
