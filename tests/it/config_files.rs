@@ -113,7 +113,7 @@ fn programs_of_postgresql_are_looked_for_where_the_configuration_says_and_nowher
     let taken = desk.run(&["backup", &from, "-q"]);
     assert_eq!(taken.code, 0, "{taken:?}");
     std::fs::remove_file(desk.path("programs")).unwrap();
-    let restore = ["restore", "crm", "--to", &to];
+    let restore = ["restore", "latest", "--to", &to];
     desk.run(&restore).refused(1, "pg_restore: not found");
     std::os::unix::fs::symlink(server.bin(), desk.path("programs")).unwrap();
     let back = desk.run(&restore);
