@@ -3,7 +3,7 @@
 //! The map of the house, ground floor first. A file may use only what is listed above it; the
 //! tidy test holds that order, and `docs/architecture.md` says why each wall stands.
 //!
-//! - ground: [`failure`], [`failpoint`], [`planted`], [`clock`], [`random`], [`id`]
+//! - ground: [`failure`], [`failpoint`], [`planted`], [`program`], [`clock`], [`random`], [`id`]
 //! - pure, no I/O: [`row`], [`sample`], [`cut`], [`crypto`], [`format`], [`retention`], [`schedule`], [`unusual`]
 //! - doors, each knows one thing outside: [`store`], [`recipient`], [`source`], [`state`], [`notify`]
 //! - vault: [`repo`], where plaintext becomes sealed objects and back
@@ -14,6 +14,7 @@
 pub mod failpoint;
 pub mod failure;
 pub mod planted;
+pub mod program;
 
 pub mod clock;
 pub mod random;

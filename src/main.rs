@@ -1,8 +1,7 @@
 //! The `rowvault` binary: parse, run, failure class to exit code.
 
-use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
@@ -12,14 +11,13 @@ use rowvault::cli::{self, Cli, Verb};
 use rowvault::demo;
 use rowvault::failpoint;
 use rowvault::failure::AnyFailure;
+use rowvault::program;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long what was started may take to end once the verb is done.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 const FAILED: u8 = 1;
-/// What tells glibc's allocator how many heaps it may have.
-const HEAPS: &str = "MALLOC_ARENA_MAX";
 
 fn main() -> ExitCode {
     report_panics();
@@ -27,7 +25,7 @@ fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(cli) => {
             if let Some(heaps) = heaps(&cli.verb) {
-                begin_with(heaps);
+                program::begin_anew(heaps);
             }
             run(cli)
         }
@@ -47,27 +45,10 @@ fn heaps(verb: &Verb) -> Option<&'static str> {
     }
 }
 
-/// Begins this process anew, as the same one, with so many heaps. glibc would give its threads up to
-/// eight for each core, and how many there may be is read when a process begins.
-fn begin_with(heaps: &str) {
-    let mut arguments = std::env::args_os();
-    let (Some(called), Ok(program)) = (arguments.next(), std::env::current_exe()) else {
-        return;
-    };
-    if cfg!(target_env = "gnu") && std::env::var_os(HEAPS).is_none() {
-        // It comes back where that cannot be done: more memory is taken then.
-        let _ = Command::new(program)
-            .arg0(called)
-            .args(arguments)
-            .env(HEAPS, heaps)
-            .exec();
-    }
-}
-
 fn run(cli: Cli) -> u8 {
     // The provider is the process's; nothing else installs one, and a second is no harm.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match runtime() {
+    let runtime = match runtime(&cli.verb) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: no threads can be started: {error}");
@@ -99,7 +80,12 @@ fn tell_demo<'a>(
     })
 }
 
-fn runtime() -> std::io::Result<Runtime> {
+/// A backup reads all its rows in one task: on the thread that watches the sockets, nobody has to be
+/// woken for it. What needs a processor for long has threads of its own.
+fn runtime(verb: &Verb) -> std::io::Result<Runtime> {
+    if matches!(verb, Verb::Backup(_)) {
+        return Builder::new_current_thread().enable_all().build();
+    }
     let workers = std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
     Builder::new_multi_thread()
         .worker_threads(workers)

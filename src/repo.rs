@@ -24,4 +24,5 @@ pub mod table;
 pub mod value;
 pub mod vault;
 pub mod verdict;
+pub mod workers;
 pub mod writer;

@@ -87,11 +87,88 @@ pub trait Source: Send + Sync {
         1
     }
 
+    /// What can prove that rows did not change since an earlier snapshot; none where the engine
+    /// has nothing that shows it.
+    fn prover(&self) -> Option<&dyn Prover> {
+        None
+    }
+
     /// Ends the database snapshot.
     ///
     /// # Errors
     /// The snapshot was lost before its end: everything read from it is worth nothing.
     async fn end(&mut self) -> Result<(), AnyFailure>;
+}
+
+/// Which rows of a table are read, in the order of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Every row that is not proven to be as it was in the earlier snapshot.
+    Fresh,
+    /// Every row whose first key column lies in one of some ranges.
+    Within {
+        /// Where ranges begin, as texts of the first key column, ascending; range 0 is below all.
+        edges: Vec<String>,
+        /// The ranges, by number.
+        ranges: Vec<usize>,
+    },
+}
+
+/// How many rows a range has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Rows that are proven to be as they were in the earlier snapshot.
+    pub old: u64,
+    /// All others.
+    pub fresh: u64,
+}
+
+/// A database snapshot that can tell which rows are as they were in an earlier one.
+///
+/// A snapshot leaves a witness, and each table a mark; a later snapshot is asked with them. Rows
+/// that it counts as old were in the earlier snapshot, in every byte.
+#[async_trait]
+pub trait Prover: Send + Sync {
+    /// What this snapshot leaves for a later one, once the server cannot forget its transactions
+    /// any more; none where nothing may be built on it.
+    ///
+    /// # Errors
+    /// As [`Source::begin`].
+    async fn witness(&self) -> Result<Option<String>, AnyFailure>;
+
+    /// What must be the same of `table` for its rows to read the same; none where rows of it may
+    /// read differently though nobody wrote them.
+    fn mark(&self, table: &Table) -> Option<String>;
+
+    /// Why nothing is proven against the snapshot that left `witness`, if so.
+    fn doubt(&self, witness: &str) -> Option<&'static str>;
+
+    /// Whether rows of `table` can be counted and read by ranges of its first key column.
+    fn has_ranges(&self, table: &Table) -> bool;
+
+    /// How many rows there are in each range, one more than edges.
+    ///
+    /// # Errors
+    /// As [`Source::begin`].
+    async fn count(
+        &self,
+        table: &Table,
+        witness: &str,
+        edges: &[String],
+    ) -> Result<Vec<Count>, AnyFailure>;
+
+    /// Sends a part of the rows, in the order of the key. `table` may have fewer columns than
+    /// there are, but those of its key.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    async fn read_part(
+        &self,
+        table: &Table,
+        witness: &str,
+        part: &Part,
+        rows: PieceSender,
+    ) -> Result<u64, AnyFailure>;
 }
 
 /// A database in the making, beside the place where it will be found.

@@ -22,6 +22,7 @@ use crate::failure::{AnyFailure, Class};
 use crate::format::repository::CHUNK_TARGET_BYTES;
 use crate::id::SourceName;
 use crate::job::{Opened, Progress, backup, freeze, init, maintain};
+use crate::program;
 use crate::repo::intent;
 use crate::source::open;
 use crate::store::Root;
@@ -453,10 +454,9 @@ async fn run_command(when: &str, words: &[String], chosen: &Chosen<'_>) -> Resul
             )),
         )
     };
-    let status = Command::new(program)
+    let status = Command::from(program::named(program))
         .args(arguments)
         .env("ROWVAULT_SOURCE", chosen.name.as_str())
-        .env_remove("ROWVAULT_PASSPHRASE")
         .stdin(Stdio::null())
         .stdout(Stdio::from(std::io::stderr()))
         .kill_on_drop(true)

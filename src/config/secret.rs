@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::failure::{Class, Failure};
+use crate::program;
 
 /// The longest secret; a passphrase may have 1 MiB and a newline.
 const SECRET_BYTES_MAX: u64 = (1 << 20) + 2;
@@ -190,9 +191,8 @@ impl Asking<'_> {
     }
 
     fn ask(&self, arguments: &[String], deadline: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut child = Command::new(self.program)
+        let mut child = program::named(self.program)
             .args(arguments)
-            .env_remove("ROWVAULT_PASSPHRASE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -42,6 +42,9 @@ pub struct Shadow {
     pub full_at: Timestamp,
     /// The tables that have a key.
     pub tables: Vec<ShadowTable>,
+    /// What the source's snapshot left to prove by that rows did not change since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<String>,
 }
 
 /// A run of a table's stack.
@@ -85,6 +88,12 @@ pub struct ShadowTable {
     /// The dictionary that its new chunks are compressed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dictionary: Option<ChunkId>,
+    /// What must be the same for rows to read the same, where that can be proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
+    /// Bytes of the canonical rows, reckoned where not all of them were read.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 impl Shadow {

@@ -6,6 +6,7 @@
 
 mod audit;
 mod capture;
+mod proof;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -169,6 +170,8 @@ struct Captured {
     structure: Structure,
     read: Read,
     parts: Vec<StructureReference>,
+    /// What the source's snapshot leaves for the next one.
+    witness: Option<String>,
 }
 
 /// What this backup builds on.
@@ -247,7 +250,12 @@ impl Ground {
     }
 
     /// The shadow of a snapshot of which everything is known but its place in the ledger.
-    fn shadow_of(&self, manifest: &Manifest, tables: Vec<ShadowTable>) -> Shadow {
+    fn shadow_of(
+        &self,
+        manifest: &Manifest,
+        tables: Vec<ShadowTable>,
+        witness: Option<String>,
+    ) -> Shadow {
         Shadow {
             required: Vec::new(),
             capture: CAPTURE_VERSION,
@@ -255,15 +263,17 @@ impl Ground {
             manifest: ObjectId([0; 32]),
             entry: 0,
             full_at: match &self.shadow {
-                Some(shadow) if manifest.mode == Mode::Rows => shadow.full_at,
+                Some(shadow) if manifest.mode != Mode::Full => shadow.full_at,
                 _ => manifest.taken_at,
             },
             tables,
+            witness,
         }
     }
 
-    fn mode(&self) -> Mode {
+    fn mode(&self, proven: bool) -> Mode {
         match self.how {
+            How::Changes if proven => Mode::Proof,
             How::Changes => Mode::Rows,
             How::Anew | How::Audit => Mode::Full,
         }
@@ -288,42 +298,43 @@ async fn take(
     let captured = capture(opened, source, &writer, &ground).await?;
     opened.progress.stage("storing", None);
     let written = writer.written();
-    if !planted::is("manifest before pack") {
-        writer.clone().finish().await?;
-        failpoint::reach("backup: index stored");
-    }
-    let Read {
-        tables,
-        shadows,
-        warnings,
-        wrong,
-    } = captured.read;
+    let unfinished = match planted::is("manifest before pack") {
+        true => Some(writer),
+        // The index goes with it, before the newest one comes: either may be long.
+        false => {
+            writer.finish().await?;
+            failpoint::reach("backup: index stored");
+            None
+        }
+    };
+    let read = captured.read;
     let manifest = Manifest {
         required: Vec::new(),
         snapshot: SnapshotId::draw(opened.vault.random.as_ref()),
         source: request.name.clone(),
         engine: captured.structure.engine,
         taken_at: captured.taken_at,
-        mode: ground.mode(),
+        mode: ground.mode(read.proven),
         parent: ground.shadow.as_ref().map(|shadow| shadow.snapshot),
-        totals: totals(&tables, &written),
-        tables,
+        totals: totals(&read.tables, &written, read.bytes_read),
+        tables: read.tables,
         structure: captured.parts,
         facts: captured.structure.facts,
-        warnings,
+        warnings: read.warnings,
         host: opened.whoami.host.clone(),
         program: format!("rowvault {}", env!("CARGO_PKG_VERSION")),
     };
-    if !planted::is("manifest before pack") {
+    if unfinished.is_none() {
         // What was not marked when this backup began may be by now.
-        check::packs_will_stay(opened.reader().await?.as_ref(), &manifest).await?;
+        let sure = ground.shadow.as_ref().map(runs).unwrap_or_default();
+        check::packs_will_stay(opened.reader().await?.as_ref(), &manifest, sure).await?;
     }
-    let mut shadow = ground.shadow_of(&manifest, shadows);
+    let mut shadow = ground.shadow_of(&manifest, read.shadows, captured.witness);
     if planted::is("shadow swapped before the commit") {
         ground.keeper.swap(&shadow)?;
     }
     let mut outcome = commit(opened, &catalog, request, manifest, intent).await?;
-    if planted::is("manifest before pack") {
+    if let Some(writer) = unfinished {
         writer.finish().await?;
     }
     outcome.bytes_there = listed.values().sum::<u64>() + written.bytes;
@@ -335,14 +346,22 @@ async fn take(
         outcome.warnings.push(warning);
     }
     failpoint::reach("backup: shadow swapped");
-    let audited = audit::compare(opened, &ground, request, &outcome, wrong).await;
+    let audited = audit::compare(opened, &ground, request, &outcome, read.wrong).await;
     opened.progress.end();
     audited.map(|()| outcome)
 }
 
-fn totals(tables: &[ManifestTable], written: &Written) -> Totals {
+/// The runs that the snapshot of `shadow` needs. It lives until this backup's entry, which is not
+/// taken where it was forgotten before: until then a sweep finds them needed.
+fn runs(shadow: &Shadow) -> HashSet<ChunkId> {
+    let stacks = shadow.tables.iter().flat_map(|table| &table.stack);
+    stacks.map(|run| run.run).collect()
+}
+
+fn totals(tables: &[ManifestTable], written: &Written, bytes_read: u64) -> Totals {
     let mut totals = Totals {
         tables: tables.len() as u64,
+        bytes_read,
         bytes_stored: written.bytes,
         chunks_new: written.chunks_new,
         chunks_reused: written.chunks_reused,
@@ -352,7 +371,6 @@ fn totals(tables: &[ManifestTable], written: &Written) -> Totals {
         totals.rows += table.rows;
         totals.rows_put += table.rows_put;
         totals.rows_deleted += table.rows_deleted;
-        totals.bytes_read += table.bytes_raw;
     }
     totals
 }
@@ -383,6 +401,10 @@ async fn capture(
         progress: opened.progress.as_ref(),
     };
     let mut read = tables.read().await?;
+    let witness = match source.prover() {
+        Some(prover) => prover.witness().await?,
+        None => None,
+    };
     source.end().await?;
     let parts = store_parts(writer, structure.parts.clone()).await?;
     warnings.append(&mut read.warnings);
@@ -392,6 +414,7 @@ async fn capture(
         structure,
         read,
         parts,
+        witness,
     })
 }
 

@@ -155,7 +155,7 @@ pub async fn start(
         opened.manifest(after).await?,
     );
     same_engine(before, &old, after.record.id.short(), new.engine)?;
-    let next = new.parent == Some(old.snapshot) && new.mode == Mode::Rows;
+    let next = new.parent == Some(old.snapshot) && new.mode != Mode::Full;
     let later = new.tables.iter().map(|table| {
         let side = SideTable::Stored(Box::new(table.clone()));
         (table.table.name.clone(), side)

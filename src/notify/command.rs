@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::notify::{Channel, Message};
+use crate::program;
 
 /// A program that gets messages.
 pub struct Program {
@@ -26,11 +27,10 @@ impl Channel for Program {
     fn deliver<'a>(&'a self, message: &'a Message) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
             let (program, arguments) = self.words.split_first().ok_or("there is none")?;
-            let mut child = Command::new(program)
+            let mut child = Command::from(program::named(program))
                 .args(arguments)
                 .env("ROWVAULT_SUBJECT", message.subject())
                 .env("ROWVAULT_TEXT", message.text())
-                .env_remove("ROWVAULT_PASSPHRASE")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .kill_on_drop(true)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::clock::Timestamp;
 use crate::failure::{Class, Failure};
 use crate::format::keyring::Keyring;
-use crate::format::ledger::{Event, Head, Reason, SnapshotRecord, Summary, Treated};
+use crate::format::ledger::{Entry, Event, Head, Reason, SnapshotRecord, Summary, Treated};
 use crate::id::{SnapshotId, SourceHash, SourceName, hex};
 use crate::repo::ledger::{self, Chain, Heads, Linked, merge_heads};
 use crate::repo::vault::Vault;
@@ -157,7 +157,7 @@ impl Catalog {
     ) -> Result<(), Error> {
         let known = ledger::load_heads(context.vault, context.state)?;
         let mut seen = known.get(&source).map_or(0, |head| head.number);
-        for (hash, paths) in &ledger::sources(context.vault).await? {
+        for (hash, paths) in &ledger::all_sources(context.vault).await? {
             let chain = match ledger::read(context, *hash, paths, None).await {
                 Ok(chain) => chain,
                 // It is refused by itself, until a person looks at it too.
@@ -175,7 +175,7 @@ impl Catalog {
 
     async fn read(context: ledger::Context<'_>, known: &Heads) -> Result<Catalog, Error> {
         let waived = ledger::load_waived(context.vault, context.state)?;
-        let listed = ledger::sources(context.vault).await?;
+        let listed = ledger::sources(context.vault, known).await?;
         let mut expected = known.clone();
         let mut catalog = Catalog::default();
         let mut names: HashMap<SourceHash, SourceName> = HashMap::new();
@@ -313,8 +313,60 @@ impl Catalog {
     }
 }
 
+/// The snapshots that live, in the order of their coming, and where each stands: a history of years
+/// must not be searched for each entry.
+#[derive(Default)]
+struct Living {
+    all: Vec<Option<Snapshot>>,
+    at: HashMap<SnapshotId, usize>,
+}
+
+impl Living {
+    fn get(&mut self, id: &SnapshotId) -> Option<&mut Snapshot> {
+        let at = *self.at.get(id)?;
+        self.all[at].as_mut()
+    }
+
+    fn remove(&mut self, id: &SnapshotId) -> Option<Snapshot> {
+        let at = self.at.remove(id)?;
+        self.all[at].take()
+    }
+
+    /// Adds a snapshot behind all others; what was known of it stays, but for its pins.
+    fn add(&mut self, entry: &Entry, record: &SnapshotRecord) {
+        let verified_at = self.remove(&record.id).and_then(|old| old.verified_at);
+        self.at.insert(record.id, self.all.len());
+        self.all.push(Some(Snapshot {
+            source: entry.source.clone(),
+            record: record.clone(),
+            entry: entry.number,
+            verified_at,
+            pins: Vec::new(),
+        }));
+    }
+
+    /// Takes over all that an entry says to live, and nothing else.
+    fn replace(&mut self, entry: &Entry, summary: &Summary) {
+        let mut old = std::mem::take(self);
+        for record in &summary.snapshots {
+            self.add(entry, record);
+        }
+        for snapshot in self.all.iter_mut().flatten() {
+            let id = snapshot.record.id;
+            let verified_at = summary.verified_at.get(&id.to_string()).copied();
+            let before = || old.get(&id).and_then(|old| old.verified_at);
+            snapshot.verified_at = verified_at.or_else(before);
+        }
+        for pin in &summary.pins {
+            if let Some(snapshot) = self.get(&pin.snapshot) {
+                snapshot.pins.push(pin.clone());
+            }
+        }
+    }
+}
+
 fn fold(hash: SourceHash, chain: Chain) -> Source {
-    let mut living: Vec<Snapshot> = Vec::new();
+    let mut living = Living::default();
     let mut frozen = None;
     let mut name = None;
     for link in &chain.entries {
@@ -323,90 +375,60 @@ fn fold(hash: SourceHash, chain: Chain) -> Source {
             apply(link, &mut living, &mut frozen);
         }
     }
-    living.sort_by_key(|snapshot| (snapshot.record.taken_at, snapshot.entry));
+    let mut snapshots: Vec<Snapshot> = living.all.into_iter().flatten().collect();
+    snapshots.sort_by_key(|snapshot| (snapshot.record.taken_at, snapshot.entry));
     Source {
         name: name.expect("a chain with a head has an entry"),
         hash,
         chain,
-        snapshots: living,
+        snapshots,
         frozen,
     }
 }
 
-fn apply(link: &Linked, living: &mut Vec<Snapshot>, frozen: &mut Option<String>) {
+fn apply(link: &Linked, living: &mut Living, frozen: &mut Option<String>) {
     let entry = &link.entry;
-    let time = entry.time;
-    let add = |living: &mut Vec<Snapshot>, record: &SnapshotRecord| {
-        let verified_at = remove(living, &record.id).and_then(|old| old.verified_at);
-        living.push(Snapshot {
-            source: entry.source.clone(),
-            record: record.clone(),
-            entry: entry.number,
-            verified_at,
-            pins: Vec::new(),
-        });
-    };
     match &entry.event {
         // An id is given once; only who may forget puts another manifest in its place.
         Event::Snapshot(record)
-            if record.replaces.is_none() && living.iter().any(|one| one.record.id == record.id) => {
-        }
-        Event::Snapshot(record) => add(living, record),
+            if record.replaces.is_none() && living.get(&record.id).is_some() => {}
+        Event::Snapshot(record) => living.add(entry, record),
         Event::Forgotten(forgotten) => {
-            living.retain(|snapshot| !forgotten.snapshots.contains(&snapshot.record.id));
+            for id in &forgotten.snapshots {
+                living.remove(id);
+            }
         }
         // Looking whether objects are there proves nothing about what they hold.
         Event::Verified(verified) if verified.data_percent > 0 => {
-            for snapshot in living.iter_mut() {
-                if verified.snapshots.contains(&snapshot.record.id) {
-                    snapshot.verified_at = Some(time);
+            for id in &verified.snapshots {
+                if let Some(snapshot) = living.get(id) {
+                    snapshot.verified_at = Some(entry.time);
                 }
             }
         }
-        Event::Pinned(pin) => each(living, &pin.snapshot, |snapshot| {
-            snapshot.pins.push(pin.clone());
-        }),
-        Event::Unpinned(pin) => each(living, &pin.snapshot, |snapshot| snapshot.pins.clear()),
-        Event::Tagged(tag) => each(living, &tag.snapshot, |snapshot| {
-            snapshot.record.tags.push(tag.text.clone());
-        }),
+        Event::Pinned(pin) => {
+            if let Some(snapshot) = living.get(&pin.snapshot) {
+                snapshot.pins.push(pin.clone());
+            }
+        }
+        Event::Unpinned(pin) => {
+            if let Some(snapshot) = living.get(&pin.snapshot) {
+                snapshot.pins.clear();
+            }
+        }
+        Event::Tagged(tag) => {
+            if let Some(snapshot) = living.get(&tag.snapshot) {
+                snapshot.record.tags.push(tag.text.clone());
+            }
+        }
         Event::Frozen(reason) => *frozen = Some(reason.text.clone()),
         Event::Thawed(_) => *frozen = None,
         Event::Summary(summary) => {
-            let old = std::mem::take(living);
-            for record in &summary.snapshots {
-                add(living, record);
-            }
-            for snapshot in living.iter_mut() {
-                let id = snapshot.record.id;
-                let before = old.iter().find(|old| old.record.id == id);
-                snapshot.verified_at = summary
-                    .verified_at
-                    .get(&id.to_string())
-                    .copied()
-                    .or(before.and_then(|old| old.verified_at));
-                snapshot.pins = summary
-                    .pins
-                    .iter()
-                    .filter(|pin| pin.snapshot == id)
-                    .cloned()
-                    .collect();
-            }
+            living.replace(entry, summary);
             *frozen = summary.frozen.as_ref().map(|reason| reason.text.clone());
         }
         _ => {}
     }
-}
-
-fn each(living: &mut [Snapshot], id: &SnapshotId, change: impl FnOnce(&mut Snapshot)) {
-    if let Some(snapshot) = living.iter_mut().find(|living| living.record.id == *id) {
-        change(snapshot);
-    }
-}
-
-fn remove(living: &mut Vec<Snapshot>, id: &SnapshotId) -> Option<Snapshot> {
-    let at = living.iter().position(|living| living.record.id == *id)?;
-    Some(living.remove(at))
 }
 
 impl Source {

@@ -232,17 +232,22 @@ pub async fn packs_are_there(reader: &Reader, manifest: &Manifest) -> Result<(),
     }
 }
 
-/// Refuses a snapshot that needs a chunk which lies in marked packs only: they may be gone soon.
+/// Refuses a snapshot that needs a chunk which lies in marked packs only: they may be gone soon. The
+/// runs in `sure` are not looked at: a snapshot needs them that lives until this one does.
 ///
 /// # Errors
 /// [`Error::Marked`] names the first.
-pub async fn packs_will_stay(reader: &Reader, manifest: &Manifest) -> Result<(), Error> {
+pub async fn packs_will_stay(
+    reader: &Reader,
+    manifest: &Manifest,
+    mut sure: HashSet<ChunkId>,
+) -> Result<(), Error> {
     let index = reader.index();
     if !index.has_marks() {
         return Ok(());
     }
     let mut first = None;
-    walk(reader, manifest, &mut HashSet::new(), &mut |need| {
+    walk(reader, manifest, &mut sure, &mut |need| {
         let stays = |chunk: &ChunkId| {
             let mut places = index.places(chunk);
             places.any(|place| !index.is_marked(&place.pack.id))

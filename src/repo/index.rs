@@ -20,6 +20,9 @@ use crate::repo::vault::{Error, Vault};
 use crate::state::State;
 use crate::store::{ObjectPath, Prefix};
 
+/// An index object is written when it has about this many bytes of footers: an object has a longest
+/// length, and the index of a repository has none.
+pub const INDEX_BYTES_MAX: usize = 8 << 20;
 /// How many index objects are fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
 /// How often the listing is read again, because maintenance replaced an object meanwhile.
@@ -489,6 +492,25 @@ fn first_of_each(marks: &[Marked]) -> HashMap<ObjectId, Marked> {
     first
 }
 
+/// Packs in groups that one index object each may hold.
+pub fn together(packs: Vec<IndexedPack>) -> Vec<Vec<IndexedPack>> {
+    let mut groups: Vec<Vec<IndexedPack>> = Vec::new();
+    let mut bytes = 0;
+    for pack in packs {
+        if bytes >= INDEX_BYTES_MAX {
+            bytes = 0;
+        }
+        if bytes == 0 {
+            groups.push(Vec::new());
+        }
+        bytes += pack.footer.len().max(1);
+        if let Some(last) = groups.last_mut() {
+            last.push(pack);
+        }
+    }
+    groups
+}
+
 /// An index object that cannot be read, and why.
 type Damaged = (ObjectId, String);
 
@@ -626,5 +648,30 @@ mod tests {
         assert_eq!(replaced(&written), HashSet::from([id(1), id(2)]));
         let by_owner = [(1, one, &[][..]), (2, owner, &[1])];
         assert_eq!(replaced(&by_owner), HashSet::from([id(1)]));
+    }
+
+    /// One index object took all packs of a backup; over 256 MiB of them, from about 250 GiB of text
+    /// on, no reader would have taken it.
+    #[test]
+    fn packs_are_indexed_together_as_long_as_an_object_holds_them() {
+        let pack = |number: u8, footer: usize| IndexedPack {
+            pack: ObjectId([number; 32]),
+            length: 1,
+            sessions: Vec::new(),
+            footer: vec![0; footer],
+            signer: None,
+        };
+        let packs: Vec<IndexedPack> = (0..20).map(|number| pack(number, 3 << 20)).collect();
+        let groups = together(packs.clone());
+        assert_eq!(
+            groups.iter().map(Vec::len).collect::<Vec<_>>(),
+            [3, 3, 3, 3, 3, 3, 2]
+        );
+        assert_eq!(groups.concat(), packs);
+        assert_eq!(
+            together(vec![pack(1, 0), pack(2, 9 << 20), pack(3, 1)]).len(),
+            2
+        );
+        assert!(together(Vec::new()).is_empty());
     }
 }

@@ -24,7 +24,7 @@ use crate::format::repository::{self, Repository};
 use crate::id::RepositoryId;
 use crate::random::Random;
 use crate::repo::blob::Realm;
-use crate::repo::vault::{Access, Vault};
+use crate::repo::vault::{Access, PACK_BYTES, Vault};
 use crate::store::{ObjectPath, Prefix, Store};
 
 pub use error::Error;
@@ -62,6 +62,7 @@ impl Opening {
                 epoch: EPOCH,
             },
             chunk_target_bytes,
+            pack_bytes: PACK_BYTES,
             clock: self.clock,
             random: self.random,
         }

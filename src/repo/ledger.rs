@@ -4,6 +4,7 @@
 //! head that this client saw last. Invariant: an older or forked ledger is refused until a person
 //! accepts it; an entry by somebody who may not write it stays in the chain and counts for nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -240,11 +241,42 @@ fn place(source: &SourceHash, number: u64) -> String {
     ObjectPath::Ledger(*source, number, None).to_path()
 }
 
-/// The sources that have a ledger in the storage.
+/// The sources that have a ledger in the storage, with the entries that whoever saw `known` may
+/// need: all, or for a long ledger those from the last summary on that was seen.
 ///
 /// # Errors
 /// The storage's.
-pub async fn sources(vault: &Vault) -> Result<BTreeMap<SourceHash, Vec<ObjectPath>>, Error> {
+pub async fn sources(
+    vault: &Vault,
+    known: &Heads,
+) -> Result<BTreeMap<SourceHash, Vec<ObjectPath>>, Error> {
+    // As many as one page of a listing has.
+    if known.values().map(|head| head.number).sum::<u64>() < SUMMARY_EVERY {
+        return all_sources(vault).await;
+    }
+    let mut sources = BTreeMap::new();
+    for folder in vault.store.folders(Prefix::Ledgers).await? {
+        let Ok(source) = folder.parse::<SourceHash>() else {
+            continue;
+        };
+        let seen = known.get(&source).map_or(0, |head| head.number);
+        let summary = seen / SUMMARY_EVERY * SUMMARY_EVERY;
+        let after = ObjectPath::Ledger(source, summary.saturating_sub(1), None);
+        let listing = vault
+            .store
+            .list_after(Prefix::Ledger(source), &after)
+            .await?;
+        let entries = listing.objects.into_iter().map(|listed| listed.path);
+        sources.insert(source, entries.collect());
+    }
+    Ok(sources)
+}
+
+/// The sources that have a ledger in the storage, with all their entries.
+///
+/// # Errors
+/// The storage's.
+pub async fn all_sources(vault: &Vault) -> Result<BTreeMap<SourceHash, Vec<ObjectPath>>, Error> {
     let listing = vault.store.list(Prefix::Ledgers).await?;
     let mut sources: BTreeMap<SourceHash, Vec<ObjectPath>> = BTreeMap::new();
     for listed in listing.objects {
@@ -280,7 +312,8 @@ pub struct Context<'a> {
 }
 
 /// Gives the entries at `paths` from the last summary that counts on, fetched where this host has not got
-/// them, and checks the chain, and that it holds `seen`.
+/// them, and checks the chain, and that it holds `seen`. Of `paths` the oldest may be left out, where
+/// they are before the last summary that was seen.
 ///
 /// # Errors
 /// Corrupt: a gap, a fork, an entry that was altered, a ledger older than `seen`.
@@ -296,6 +329,7 @@ pub async fn read(
     };
     let last = paths.iter().map(number).max().unwrap_or(0);
     let mut summary = (last / SUMMARY_EVERY * SUMMARY_EVERY).max(1);
+    let mut paths = Cow::Borrowed(paths);
     let (linked, name) = loop {
         let start = seen.map_or(summary, |seen| summary.min(seen.number.max(1)));
         let wanted = paths.iter().filter(|path| number(path) >= start).cloned();
@@ -313,6 +347,9 @@ pub async fn read(
             break (linked, name);
         }
         summary = summary.saturating_sub(SUMMARY_EVERY).max(1);
+        if let Cow::Borrowed(_) = paths {
+            paths = Cow::Owned(list(context.vault, source).await?);
+        }
     };
     if let Some(seen) = seen {
         let there = linked
@@ -326,7 +363,30 @@ pub async fn read(
             });
         }
     }
+    if let Some(first) = linked.first() {
+        let_go(context.state, source, first.entry.number);
+    }
     Ok(Chain { entries: linked })
+}
+
+/// Keeps no entries on this host that came long before `first`: who wants them fetches them again.
+fn let_go(state: &State, source: SourceHash, first: u64) {
+    let folder = format!("ledger/{source}");
+    // A cache that cannot be cleared is only too large.
+    let kept = state.names(&folder).unwrap_or_default();
+    if (kept.len() as u64) < 2 * SUMMARY_EVERY {
+        return;
+    }
+    for name in kept {
+        let file = format!("{folder}/{name}");
+        let passed = match ObjectPath::parse(&file) {
+            Some(ObjectPath::Ledger(_, number, _)) => number < first,
+            _ => false,
+        };
+        if passed {
+            let _ = state.remove(&file);
+        }
+    }
 }
 
 /// Whether entry `number` is a summary that counts: one that does not could leave snapshots out.

@@ -6,10 +6,12 @@
 //! of its source, and it is replaced only after the entry of the next one is durable.
 
 mod file;
+mod proof;
 mod range;
 mod walk;
 
 pub use file::Place;
+pub use proof::{FreshWalk, Proof, Range, Search, Survey, takes_deltas, unchanged};
 pub use walk::{Before, How, Subject, TableWalk, Walked};
 
 use std::collections::HashSet;

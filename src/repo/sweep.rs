@@ -14,14 +14,12 @@ use crate::failure::{Class, Failure};
 use crate::format::index::{Index as IndexBody, Mark};
 use crate::format::object;
 use crate::id::{ObjectId, SourceHash};
-use crate::repo::index::{Index, IndexObject};
+use crate::repo::index::{INDEX_BYTES_MAX, Index, IndexObject};
 use crate::repo::lease::{self, Lease};
 use crate::repo::prune::{Plan, Sized};
 use crate::repo::vault::{self, Vault};
 use crate::store::{self, ObjectPath};
 
-/// Index objects are joined until one has about this many bytes of footers.
-const INDEX_BYTES_MAX: usize = 8 << 20;
 /// An index object of fewer bytes than this is small.
 const SMALL_INDEX_BYTES: u64 = 1 << 20;
 /// Small index objects are joined when there are more of them than this.

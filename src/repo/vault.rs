@@ -122,6 +122,10 @@ impl Error {
     }
 }
 
+/// A pack is closed when it has this many bytes, where nothing else is asked. Two are held at once,
+/// one being filled and one being stored; with more, a backup of large cells would need over 160 MiB.
+pub const PACK_BYTES: usize = 12 << 20;
+
 /// What the key that opened the repository allows.
 pub struct Access {
     /// Keys that every writer has.
@@ -169,6 +173,8 @@ pub struct Vault {
     pub realm: Realm,
     /// About how many bytes of rows a chunk holds.
     pub chunk_target_bytes: u32,
+    /// A pack is closed when it has this many bytes.
+    pub pack_bytes: usize,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.

@@ -27,15 +27,13 @@ use crate::id::{ChunkId, ObjectId};
 use crate::planted;
 use crate::random::draw;
 use crate::repo::blob::{self, ChunkFacts, Dictionary};
-use crate::repo::index::{Index, Place};
+use crate::repo::index::{self, Index, Place};
 use crate::repo::kept::KeptRuns;
 use crate::repo::vault::{self, Vault, object_id};
+use crate::repo::workers::Workers;
 use crate::repo::writer::space::{Space, with_space};
 use crate::store::{self, ObjectPath, Prefix};
 
-/// A pack is closed when it has this many bytes. Two are held at once, one being filled and one
-/// being stored; with more, a backup of large cells would need over 160 MiB.
-pub const PACK_BYTES: usize = 12 << 20;
 /// Up to this many packs are asked for one by one; more are looked up in one listing.
 const HEADS_MAX: usize = 64;
 
@@ -170,6 +168,7 @@ pub struct Writer {
     refusal: Refusal,
     uploader: Mutex<Option<Uploader>>,
     kept: Option<KeptRuns>,
+    workers: Workers,
 }
 
 impl Writer {
@@ -205,6 +204,7 @@ impl Writer {
             refusal,
             uploader: Mutex::new(Some(uploader)),
             kept: None,
+            workers: Workers::new(Handle::current()),
         })
     }
 
@@ -218,6 +218,11 @@ impl Writer {
     /// The vault that it writes to.
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+
+    /// What works for it.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// What was there before.
@@ -341,7 +346,8 @@ impl Writer {
         let epoch = self.vault.realm.epoch;
         let filling = progress.filling.get_or_insert_with(|| {
             let spare = self.spare.lock().ok().and_then(|mut spare| spare.take());
-            let mut bytes = spare.unwrap_or_else(|| Vec::with_capacity(PACK_BYTES + (2 << 20)));
+            let mut bytes =
+                spare.unwrap_or_else(|| Vec::with_capacity(self.vault.pack_bytes + (2 << 20)));
             let sessions = vec![record];
             bytes.extend_from_slice(&Head { epoch, sessions }.write());
             Filling {
@@ -365,7 +371,7 @@ impl Writer {
             sealed_hash: blob::sealed_hash(sealed),
         });
         filling.bytes.extend_from_slice(sealed);
-        let full = filling.bytes.len() >= PACK_BYTES;
+        let full = filling.bytes.len() >= self.vault.pack_bytes;
         progress.written.bytes += sealed.len() as u64;
         progress.written.chunks_new += 1;
         if full && let Some(full) = progress.filling.take() {
@@ -413,12 +419,13 @@ impl Writer {
         uploader.take()
     }
 
-    /// Stores the last pack and the index, and checks that every pack that was written or reused
-    /// is in the storage with its length. No chunk may be added afterwards.
+    /// Stores the last pack, checks that every pack that was written or reused is in the storage with
+    /// its length, and stores the index, in as many objects as it takes. No chunk may be added
+    /// afterwards.
     ///
     /// # Errors
     /// The storage's; Corrupt where a pack is gone.
-    pub async fn finish(self: Arc<Self>) -> Result<Option<ObjectId>, Error> {
+    pub async fn finish(self: Arc<Self>) -> Result<(), Error> {
         let this = self.clone();
         let last = tokio::task::spawn_blocking(move || {
             let last = this.progress().filling.take();
@@ -448,14 +455,16 @@ impl Writer {
         }
         failpoint::reach("backup: packs stored");
         check_packs(&self.vault, &needed).await?;
-        if packs.is_empty() || planted::is("no index flush") {
-            return Ok(None);
+        if !planted::is("no index flush") {
+            for packs in index::together(packs) {
+                let body = IndexBody {
+                    packs,
+                    ..IndexBody::default()
+                };
+                self.vault.put_index(&body).await?;
+            }
         }
-        let body = IndexBody {
-            packs,
-            ..IndexBody::default()
-        };
-        Ok(Some(self.vault.put_index(&body).await?))
+        Ok(())
     }
 }
 

@@ -116,6 +116,13 @@ pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
 
 /// Reads a LEB128 number of at most 64 bits in its shortest form, and moves `input` past it.
 pub fn take_varint(input: &mut &[u8]) -> Option<u64> {
+    // Most numbers are below 128.
+    if let Some((&byte, rest)) = input.split_first()
+        && byte < 0x80
+    {
+        *input = rest;
+        return Some(u64::from(byte));
+    }
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = input.split_first()?;
@@ -222,6 +229,32 @@ impl<'a> Cells<'a> {
         })
     }
 
+    /// Passes over the next `count` cells; whether they were there and whole.
+    pub fn pass(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            let Some((&tag, rest)) = self.rest.split_first() else {
+                return false;
+            };
+            self.rest = rest;
+            let passed = match tag {
+                0 => Ok(()),
+                1 | 2 => self.bytes(tag).map(|_| ()),
+                3 | 4 => self.take(8).map(|_| ()),
+                5 => self.large().map(|_| ()),
+                tag => Err(Error::Tag {
+                    cell: self.next,
+                    tag,
+                }),
+            };
+            if passed.is_err() {
+                self.rest = &[];
+                return false;
+            }
+            self.next += 1;
+        }
+        true
+    }
+
     fn read(&mut self) -> Result<Cell<'a>, Error> {
         let tag = self.array::<1>()?[0];
         let cell = match tag {
@@ -284,10 +317,10 @@ pub struct RowBatch {
 /// the allocator each would come as fresh pages.
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 /// How many buffers are kept.
-const SPARE_MAX: usize = 12;
-/// What a source fills, and little else: smaller buffers would only take their places, and larger
-/// ones hold too much memory.
-const SPARE_BYTES: RangeInclusive<usize> = 256 << 10..=512 << 10;
+const SPARE_MAX: usize = 36;
+/// What a source fills and what becomes a chunk, and little else: smaller buffers would only take
+/// their places, and larger ones hold too much memory.
+const SPARE_BYTES: RangeInclusive<usize> = 128 << 10..=512 << 10;
 
 /// An empty buffer with room for `bytes` bytes.
 fn buffer(bytes: usize) -> Vec<u8> {
@@ -411,7 +444,14 @@ mod tests {
                 columns: 3
             })
         );
+        for (count, cell) in all.iter().enumerate() {
+            let mut rest = Cells::new(&row);
+            assert!(rest.pass(count));
+            assert_eq!(rest.next().unwrap().as_ref(), Ok(cell));
+        }
+        assert!(!Cells::new(&row).pass(all.len() + 1));
         for end in 0..row.len() {
+            assert!(!Cells::new(&row[..end]).pass(all.len()));
             assert!(
                 cells(&row[..end], all.len()).is_err(),
                 "cut at {end} was read"

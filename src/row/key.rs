@@ -212,8 +212,8 @@ impl KeyEncoder {
                 next = 0;
             }
             // The iterator counts up to the key's cell; a row that ends before it is damaged.
-            let skipped = column.position - next;
-            let cell = cells.nth(skipped).ok_or(cell::Error::Count {
+            cells.pass(column.position - next);
+            let cell = cells.next().ok_or(cell::Error::Count {
                 found: Cells::new(row).count(),
                 columns: column.position + 1,
             })?;

@@ -26,12 +26,17 @@ mod slices;
 
 mod ranges;
 
+mod proof;
+
 mod capture;
 
 mod empty;
 mod listing;
 mod load;
 mod settle;
+
+mod needs;
+
 mod target;
 
 mod beside;

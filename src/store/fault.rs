@@ -7,7 +7,7 @@
 
 pub mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -507,8 +507,27 @@ impl ObjectStore for FaultStore {
         stream::once(all).try_flatten().boxed()
     }
 
-    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
-        Err(not_supported("listing by folders"))
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let folder = prefix.map(ToString::to_string).unwrap_or_default();
+        let fault = self.begin(Operation::List, &folder).await?;
+        let names = self.state().list(&folder, fault);
+        let mut folders = BTreeSet::new();
+        for name in names {
+            let name = name?.location;
+            let mut below = name
+                .prefix_match(&Path::from(folder.as_str()))
+                .into_iter()
+                .flatten();
+            let first = below.next();
+            if let (Some(first), Some(_)) = (first, below.next()) {
+                folders.insert(Path::from(format!("{folder}/{}", first.as_ref())));
+            }
+        }
+        Ok(ListResult {
+            common_prefixes: folders.into_iter().collect(),
+            objects: Vec::new(),
+            extensions: Default::default(),
+        })
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

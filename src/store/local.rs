@@ -80,7 +80,7 @@ impl Directory {
         let root = self.root.clone();
         blocking(move || {
             let mut cleared = 0;
-            root.walk(Path::default(), &mut |entry, facts, name, _| {
+            root.walk(Path::default(), None, &mut |entry, facts, name, _| {
                 let touched = DateTime::<Utc>::from(facts.modified().map_err(generic)?);
                 if is_staged(name) && touched.timestamp_micros() < before.0 {
                     fs::remove_file(entry.path()).map_err(generic)?;
@@ -157,11 +157,13 @@ impl RootDirectory {
         Ok(file)
     }
 
-    /// Every object below `folder`; fails where anything cannot be read.
-    fn list(&self, folder: Option<&Path>) -> Result<Vec<ObjectMeta>> {
+    /// Every object below `folder`, or those whose names come after `after`; fails where anything
+    /// cannot be read.
+    fn list(&self, folder: Option<&Path>, after: Option<&Path>) -> Result<Vec<ObjectMeta>> {
         let mut found = Vec::new();
         self.walk(
             folder.cloned().unwrap_or_default(),
+            after,
             &mut |_, facts, name, location| {
                 if name != LOCK_FILE && !is_staged(name) {
                     found.push(ObjectMeta {
@@ -178,8 +180,9 @@ impl RootDirectory {
         Ok(found)
     }
 
-    /// Shows every file below `folder`, whatever it is; fails where anything cannot be read.
-    fn walk(&self, folder: Path, show: &mut Show<'_>) -> Result<()> {
+    /// Shows every file below `folder`, or those after `after`, whatever it is; fails where anything
+    /// cannot be read.
+    fn walk(&self, folder: Path, after: Option<&Path>, show: &mut Show<'_>) -> Result<()> {
         self.check(&folder)?;
         let mut open = vec![folder];
         while let Some(folder) = open.pop() {
@@ -195,6 +198,10 @@ impl RootDirectory {
                 // A name that is no text is foreign; it is shown as near to itself as text can be.
                 let name = name.to_string_lossy();
                 let location = folder.clone().join(name.as_ref());
+                let passed = after.is_some_and(|after| location <= *after);
+                if passed && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    continue;
+                }
                 let facts = match entry.metadata() {
                     Ok(facts) => facts,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -211,6 +218,18 @@ impl RootDirectory {
         }
         self.check(&Path::default())
     }
+}
+
+fn listed(
+    root: Arc<RootDirectory>,
+    folder: Option<Path>,
+    after: Option<Path>,
+) -> BoxStream<'static, Result<ObjectMeta>> {
+    let all = async move {
+        let all = blocking(move || root.list(folder.as_ref(), after.as_ref())).await?;
+        Ok::<_, object_store::Error>(stream::iter(all.into_iter().map(Ok)))
+    };
+    stream::once(all).try_flatten().boxed()
 }
 
 /// What is done with each file of a walk: its entry, its facts, its name, and its place.
@@ -329,15 +348,19 @@ impl ObjectStore for Directory {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (root, prefix) = (self.root.clone(), prefix.cloned());
-        let all = async move {
-            let all = blocking(move || root.list(prefix.as_ref())).await?;
-            Ok::<_, object_store::Error>(stream::iter(all.into_iter().map(Ok)))
-        };
-        stream::once(all).try_flatten().boxed()
+        listed(self.root.clone(), prefix.cloned(), None)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        listed(self.root.clone(), prefix.cloned(), Some(offset.clone()))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.check(prefix.unwrap_or(&Path::default())).await?;
         self.files.list_with_delimiter(prefix).await
     }
 

@@ -412,13 +412,45 @@ impl Store {
     /// Any failure on any page: what was read up to it is thrown away, so that a list error never
     /// looks like an empty or a shorter list.
     pub async fn list(&self, prefix: Prefix) -> Result<Listing, Error> {
-        let wire = self.wire();
-        let folder = prefix.to_path();
-        let place = Place {
+        self.list_from(prefix, None).await
+    }
+
+    /// The objects under `prefix` whose names come after that of `after`, as [`Store::list`] gives
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub async fn list_after(&self, prefix: Prefix, after: &ObjectPath) -> Result<Listing, Error> {
+        self.list_from(prefix, Some(after.to_path())).await
+    }
+
+    /// The names of the folders right below `prefix`, in order.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub async fn folders(&self, prefix: Prefix) -> Result<Vec<String>, Error> {
+        let (wire, folder) = (self.wire(), prefix.to_path());
+        let place = self.place_of_listing(prefix);
+        let found = self.repeat(place, || wire.folders(&folder)).await?;
+        let below = found.iter().filter_map(|path| path.strip_prefix(&folder));
+        let names = below.filter_map(|below| below.strip_prefix('/'));
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn place_of_listing(&self, prefix: Prefix) -> Place {
+        Place {
             url: self.inner.url.clone(),
             object: Some(format!("the listing of {prefix}")),
-        };
-        let found = match self.repeat(place, || wire.list(&folder)).await {
+        }
+    }
+
+    async fn list_from(&self, prefix: Prefix, after: Option<String>) -> Result<Listing, Error> {
+        let (wire, folder) = (self.wire(), prefix.to_path());
+        let place = self.place_of_listing(prefix);
+        let attempt = || wire.list(&folder, after.as_deref());
+        let found = match self.repeat(place, attempt).await {
             Err(_) if planted::is("list error as empty list") => Vec::new(),
             found => found?,
         };

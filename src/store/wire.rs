@@ -255,11 +255,35 @@ impl Wire {
         }
     }
 
-    /// All names below `folder`, or the trouble: an unfinished listing is no listing.
-    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<Found>, Trouble> {
+    /// The folders right below `folder`.
+    pub(crate) async fn folders(&self, folder: &str) -> Result<Vec<String>, Trouble> {
+        let _permit = self.permit().await;
+        self.counters.sent(Request::List, 1);
+        let prefix = Path::from(folder);
+        let listed = self.objects.list_with_delimiter(Some(&prefix));
+        let listed = self.within(self.options.deadline_base, listed).await?;
+        let more = (listed.common_prefixes.len() / LIST_PAGE) as u64;
+        self.counters.sent(Request::List, more);
+        let names = listed.common_prefixes.iter();
+        Ok(names.map(ToString::to_string).collect())
+    }
+
+    /// All names below `folder`, or those of them that come after `after`; or the trouble: an
+    /// unfinished listing is no listing.
+    pub(crate) async fn list(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<Found>, Trouble> {
         let _permit = self.permit().await;
         let prefix = (!folder.is_empty()).then(|| Path::from(folder));
-        let mut names = self.objects.list(prefix.as_ref());
+        let mut names = match after {
+            None => self.objects.list(prefix.as_ref()),
+            Some(after) => {
+                let after = Path::from(after);
+                self.objects.list_with_offset(prefix.as_ref(), &after)
+            }
+        };
         let mut all = Vec::new();
         loop {
             if all.len().is_multiple_of(LIST_PAGE) {

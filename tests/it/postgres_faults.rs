@@ -425,7 +425,9 @@ async fn restore_that_fails_leaves_no_trace() {
          CREATE FUNCTION public.here() RETURNS bool LANGUAGE sql IMMUTABLE AS
           $$ SELECT pg_catalog.current_database() = 'bad' $$;
          CREATE VIEW public.v AS SELECT 1; SELECT lo_create(9); CREATE EXTENSION citext;
-         CREATE INDEX ON s.t ((1 / CASE WHEN public.here() THEN 1 ELSE 0 END));",
+         CREATE INDEX ON s.t ((1 / CASE WHEN public.here() THEN 1 ELSE 0 END));
+         CREATE ROLE its_owner; ALTER SCHEMA public OWNER TO its_owner; COMMENT ON SCHEMA public IS 'its';
+         GRANT CREATE ON SCHEMA public TO PUBLIC; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;",
     );
     let databases = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
     let before = server.ask("postgres", databases);
@@ -442,6 +444,7 @@ async fn restore_that_fails_leaves_no_trace() {
     assert!(error.to_string().contains("division by zero"), "{error}");
     assert_eq!(server.ask("postgres", databases), before);
     server.create("within");
+    server.sql("within", "COMMENT ON SCHEMA public IS 'mine'");
     let empty = server.dump("within", &["--create"]);
     attempt(server.url("within"))
         .await

@@ -258,6 +258,40 @@ impl Server {
         self.wait();
     }
 
+    /// Stops the server cleanly, does `work` in its directory as its user, and starts it again.
+    pub fn stopped(&self, work: &str) {
+        let mut child = self.child.lock().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert!(child.wait().unwrap().success());
+        let done = as_server_user(Path::new("/bin/sh"))
+            .args(["-e", "-c", work])
+            .current_dir(self.directory.path())
+            .env("BIN", &self.bin)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+        *child = Server::run(&self.bin, self.directory.path());
+        drop(child);
+        self.wait();
+    }
+
+    /// Kills one process of the server, which then recovers by itself as from a crash.
+    pub fn crash_backend(&self, backend: i32) {
+        let recovered = "all server processes terminated; reinitializing";
+        let times = |log: &str| log.matches(recovered).count();
+        let before = times(&self.log());
+        let pid = rustix::process::Pid::from_raw(backend).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        for _ in 0..600 {
+            if times(&self.log()) > before {
+                return self.wait();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the server did not recover: {}", self.log());
+    }
+
     /// The directory of the client tools of the same version.
     pub fn bin(&self) -> &Path {
         &self.bin

@@ -194,6 +194,17 @@ async fn lists(store: &Store, random: &dyn Random) {
         })
         .collect();
     assert_eq!(numbers, [(1, 1), (2, 2), (3, 3), (20, 20)]);
+    for (after, count) in [(0, 4), (2, 2), (3, 1), (19, 1), (20, 0)] {
+        let after = ObjectPath::Ledger(source, after, None);
+        let rest = store.list_after(Prefix::Ledger(source), &after).await;
+        assert_eq!(rest.unwrap().objects, listing.objects[4 - count..]);
+    }
+    let folders = store.folders(Prefix::Ledgers).await.unwrap();
+    for one in [source, other] {
+        assert!(folders.contains(&one.to_string()), "{folders:?}");
+    }
+    assert_eq!(store.folders(Prefix::Ledger(other)).await.unwrap(), [""; 0]);
+    assert_eq!(store.folders(Prefix::Manifests).await.unwrap(), [""; 0]);
     assert_eq!(listing.foreign, Vec::<String>::new());
     let all = store.list(Prefix::All).await.unwrap();
     assert!(all.objects.iter().any(|one| one.path == elsewhere));

@@ -33,6 +33,7 @@ const HOUSE: &[(&str, Children)] = &[
     ("failure", Children::None),
     ("failpoint", Children::None),
     ("planted", Children::None),
+    ("program", Children::None),
     ("clock", Children::None),
     ("random", Children::None),
     ("id", Children::None),

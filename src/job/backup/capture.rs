@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::failure::{AnyFailure, Class, Failure};
@@ -53,6 +52,10 @@ pub(super) struct Read {
     pub(super) warnings: Vec<String>,
     /// What an audit found wrong, in sentences.
     pub(super) wrong: Vec<String>,
+    /// Bytes of the rows that were read.
+    pub(super) bytes_read: u64,
+    /// Whether rows of some table were not read, because it was proven that they did not change.
+    pub(super) proven: bool,
 }
 
 struct ReadTable {
@@ -60,6 +63,8 @@ struct ReadTable {
     shadow: Option<ShadowTable>,
     warnings: Vec<String>,
     wrong: Option<String>,
+    bytes_read: u64,
+    proven: bool,
 }
 
 enum Tried {
@@ -89,6 +94,8 @@ impl Tables<'_> {
             all.tables.push(read.table);
             all.shadows.extend(read.shadow);
             all.warnings.extend(read.warnings);
+            all.bytes_read += read.bytes_read;
+            all.proven |= read.proven;
         }
         Ok(all)
     }
@@ -101,7 +108,12 @@ impl Tables<'_> {
                 shadow: None,
                 warnings,
                 wrong: None,
+                bytes_read: 0,
+                proven: false,
             });
+        }
+        if let Some(walked) = self.proven(table).await? {
+            return Ok(self.whole(table, walked, warnings, true));
         }
         let orders: &[Order] = match table.key {
             Some(_) => &[Order::Key, Order::Canonical, Order::Physical],
@@ -125,12 +137,7 @@ impl Tables<'_> {
                 tried = self.in_order(table, *order, None).await?;
             }
             if let Tried::Whole(walked) = tried {
-                return Ok(ReadTable {
-                    table: described(table, &walked),
-                    shadow: walked.shadow,
-                    warnings,
-                    wrong: walked.wrong,
-                });
+                return Ok(self.whole(table, walked, warnings, false));
             }
         }
         Err(AnyFailure::new(
@@ -140,8 +147,27 @@ impl Tables<'_> {
         ))
     }
 
+    fn whole(
+        &self,
+        table: &Table,
+        walked: Box<Walked>,
+        warnings: Vec<String>,
+        proven: bool,
+    ) -> ReadTable {
+        let mark = self.source.prover().and_then(|prover| prover.mark(table));
+        let described = described(table, &walked);
+        ReadTable {
+            table: described,
+            shadow: walked.shadow.map(|shadow| ShadowTable { mark, ..shadow }),
+            warnings,
+            wrong: walked.wrong,
+            bytes_read: walked.bytes_read,
+            proven,
+        }
+    }
+
     /// The table's shadow, if it counts.
-    fn before(
+    pub(super) fn before(
         &self,
         table: &Table,
         order: Order,
@@ -169,7 +195,7 @@ impl Tables<'_> {
 
     /// What a table is compared with. Its dictionary comes from this host, else from the
     /// repository, which only readers can open; where neither has it whole, there is none.
-    async fn with_dictionary(&self, shadow: ShadowTable) -> Result<Before, AnyFailure> {
+    pub(super) async fn with_dictionary(&self, shadow: ShadowTable) -> Result<Before, AnyFailure> {
         let mut dictionary = None;
         if let Some(name) = &shadow.dictionary {
             dictionary = self.keeper.place().dictionary(name)?.map(Arc::new);
@@ -198,9 +224,8 @@ impl Tables<'_> {
         let (pieces, received) = mpsc::channel(PIECES_WAITING_MAX);
         let (told, mut telling) = mpsc::unbounded_channel();
         let (count, counted) = oneshot::channel();
-        let runtime = Handle::current();
         let keyed = stored == StoredOrder::Key;
-        let intake = Intake::new(self.writer.clone(), runtime.clone(), table, keyed);
+        let intake = Intake::new(self.writer.clone(), table, keyed);
         let (writer, place) = (self.writer.clone(), self.keeper.place().clone());
         let subject = Subject {
             table: table.clone(),
@@ -208,7 +233,7 @@ impl Tables<'_> {
             filters: table::relation_columns(self.structure, table).into(),
         };
         let walking = tokio::task::spawn_blocking(move || {
-            let walk = TableWalk::new(writer, runtime, &place, subject, before)?;
+            let walk = TableWalk::new(writer, &place, subject, before)?;
             walk_pieces(walk, intake, received, counted, told)
         });
         let reading = async {

@@ -5,11 +5,9 @@
 //! every row goes to a new base. Invariant: rows before, plus new keys, less deleted ones, are the
 //! rows read, in number and in digest, and what the runs hold is what was handed to them.
 
-mod write;
+pub(super) mod write;
 
 use std::sync::Arc;
-
-use tokio::runtime::Handle;
 
 use crate::format::manifest::StoredOrder;
 use crate::format::run::RunChunk;
@@ -66,8 +64,10 @@ pub struct Walked {
     pub rows: u64,
     /// Order-free sum of the rows' digests.
     pub digest: Digest,
-    /// Bytes of canonical rows.
+    /// Bytes of canonical rows; reckoned where not all of them were read.
     pub bytes_raw: u64,
+    /// Bytes of the rows that were read.
+    pub bytes_read: u64,
     /// Sealed bytes of new chunks and descriptions, those of large cells apart.
     pub bytes_stored: u64,
     /// Rows put: all of them where the base is new.
@@ -106,7 +106,7 @@ impl Sums {
     }
 }
 
-/// Walks over one table. Its calls block; use it on a thread of its own inside a tokio runtime.
+/// Walks over one table. Its calls block; use it on a thread of its own.
 pub struct TableWalk {
     table: Table,
     order: StoredOrder,
@@ -126,7 +126,6 @@ impl TableWalk {
     /// [`Error::Damaged`]: the shadow.
     pub fn new(
         writer: Arc<Writer>,
-        runtime: Handle,
         place: &Place,
         subject: Subject,
         before: Option<Before>,
@@ -153,7 +152,7 @@ impl TableWalk {
         };
         let keyed = (order == StoredOrder::Key).then_some(place);
         let mut walk = TableWalk {
-            runs: Runs::new(writer, runtime, &table, keyed, earlier),
+            runs: Runs::new(writer, &table, keyed, earlier),
             table,
             order,
             how,
@@ -306,6 +305,8 @@ impl TableWalk {
             entries,
             edges,
             dictionary: dictionary.map(|dictionary| dictionary.name),
+            mark: None,
+            bytes: self.sums.bytes,
         });
         let changes = self.how == How::Changes;
         let stack: Vec<ShadowRun> = written.stack;
@@ -315,6 +316,7 @@ impl TableWalk {
             rows: self.sums.rows,
             digest: self.sums.digest(),
             bytes_raw: self.sums.bytes,
+            bytes_read: self.sums.bytes,
             bytes_stored: written.bytes_stored,
             rows_put: match changes {
                 true => self.sums.added + self.sums.changed,

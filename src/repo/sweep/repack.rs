@@ -4,7 +4,7 @@
 //! compared with the hash that its pack's sealed footer names. Invariant: a pack is emptied only
 //! when everything in it that is kept was read back from the new pack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ use crate::repo::index::Index;
 use crate::repo::prune::{Plan, Sized};
 use crate::repo::sweep::Error;
 use crate::repo::vault::{Vault, object_id};
-use crate::repo::writer::{PACK_BYTES, close_pack};
+use crate::repo::writer::close_pack;
 use crate::store::ObjectPath;
 
 /// How many bytes of packs one sweep writes anew; the next one goes on.
@@ -48,6 +48,7 @@ struct Filling {
 pub(super) async fn repack(vault: &Vault, index: &Index, plan: &Plan) -> Result<Moved, Error> {
     let mut moved = Moved::default();
     let mut filling: BTreeMap<SignerId, Filling> = BTreeMap::new();
+    let kept = kept_places(index, plan);
     let mut bytes = 0;
     for sized in &plan.repack {
         if bytes > REPACK_BYTES_MAX {
@@ -55,7 +56,8 @@ pub(super) async fn repack(vault: &Vault, index: &Index, plan: &Plan) -> Result<
         }
         bytes += sized.bytes;
         let whole = vault.store.get(&ObjectPath::Pack(sized.pack)).await?;
-        match chunks(vault, index, plan, sized.pack, &whole) {
+        let of = (sized.pack, kept.get(&sized.pack).copied().unwrap_or(0));
+        match chunks(vault, index, plan, of, &whole) {
             Err(why) => moved
                 .warnings
                 .push(format!("pack {} stays: {why}", sized.pack)),
@@ -68,7 +70,7 @@ pub(super) async fn repack(vault: &Vault, index: &Index, plan: &Plan) -> Result<
             }
         }
         for (signer, filling) in &mut filling {
-            if filling.is_full() {
+            if filling.is_full(vault.pack_bytes) {
                 let full = std::mem::take(filling);
                 moved.packs.push(full.store(vault, *signer).await?);
             }
@@ -82,6 +84,18 @@ pub(super) async fn repack(vault: &Vault, index: &Index, plan: &Plan) -> Result<
     Ok(moved)
 }
 
+/// How many places of each of the packs are kept: counted once, for an index may be long.
+fn kept_places(index: &Index, plan: &Plan) -> HashMap<ObjectId, usize> {
+    let packs = plan.repack.iter().map(|sized| (sized.pack, 0));
+    let mut kept: HashMap<ObjectId, usize> = packs.collect();
+    for number in (0..index.len()).filter(|number| plan.kept.has(*number)) {
+        if let Some(count) = kept.get_mut(&index.place(number).0.id) {
+            *count += 1;
+        }
+    }
+    kept
+}
+
 type Chunks = (Head, Footer, Vec<(SignerId, Entry)>);
 
 /// The kept chunks of a pack, each for the signer on whose word it is kept.
@@ -89,7 +103,7 @@ fn chunks(
     vault: &Vault,
     index: &Index,
     plan: &Plan,
-    pack: ObjectId,
+    (pack, kept): (ObjectId, usize),
     whole: &Bytes,
 ) -> Result<Chunks, String> {
     let head = Head::read(whole).map_err(|error| error.to_string())?;
@@ -118,16 +132,15 @@ fn chunks(
             found.push((place.pack.signer, *entry));
         }
     }
-    let kept = (0..index.len()).filter(|n| plan.kept.has(*n) && index.place(*n).0.id == pack);
-    if kept.count() != found.len() {
+    if kept != found.len() {
         return Err("an index names chunks in it that it does not have".into());
     }
     Ok((head, footer, found))
 }
 
 impl Filling {
-    fn is_full(&self) -> bool {
-        self.bytes.len() >= PACK_BYTES || self.sessions.len() >= SESSIONS_MAX
+    fn is_full(&self, pack_bytes: usize) -> bool {
+        self.bytes.len() >= pack_bytes || self.sessions.len() >= SESSIONS_MAX
     }
 
     fn add(&mut self, entry: &Entry, whole: &Bytes, head: &Head, footer: &Footer) {

@@ -97,13 +97,11 @@ pub(super) fn column_filters(vault: &Vault, columns: &[u32], rows: &RowBatch) ->
         let mut cells = Cells::new(row);
         let mut position = 0;
         for (at, column) in columns.iter().enumerate() {
-            while position < *column && matches!(cells.next(), Some(Ok(_))) {
-                position += 1;
-            }
-            let before = cells.rest();
             // Rows were checked when they came; a large cell is no reference to anything.
+            cells.pass((*column - position) as usize);
+            let before = cells.rest();
             let Some(Ok(cell)) = cells.next() else { break };
-            position += 1;
+            position = *column + 1;
             if matches!(cell, Cell::Null) {
                 continue;
             }

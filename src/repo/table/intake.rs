@@ -7,9 +7,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
-
 use crate::crypto::key;
 use crate::cut::CellCutter;
 use crate::format::pack::ChunkKind;
@@ -18,6 +15,7 @@ use crate::id::{ChunkId, Digest};
 use crate::repo::table::Error;
 use crate::repo::table::digest::CellJoiner;
 use crate::repo::vault::Vault;
+use crate::repo::workers::Work;
 use crate::repo::writer::{self, Added, Writer};
 use crate::row::cell::RowBatch;
 use crate::row::key::{KeyBatch, KeyEncoder};
@@ -67,23 +65,21 @@ struct OpenCell {
 /// Takes the pieces of one table. Its calls block; use it on a thread of its own.
 pub struct Intake {
     writer: Arc<Writer>,
-    runtime: Handle,
     table: String,
     keys: Option<Arc<KeyEncoder>>,
     open_cell: Option<OpenCell>,
     joiner: CellJoiner,
-    digesting: VecDeque<JoinHandle<Result<Digested, Error>>>,
+    digesting: VecDeque<Work<Result<Digested, Error>>>,
     last_key: Vec<u8>,
     cell_bytes_stored: u64,
 }
 
 impl Intake {
     /// An intake for `table`; without `keyed` its key is not looked at.
-    pub fn new(writer: Arc<Writer>, runtime: Handle, table: &Table, keyed: bool) -> Intake {
+    pub fn new(writer: Arc<Writer>, table: &Table, keyed: bool) -> Intake {
         let keys = KeyEncoder::new(table).filter(|_| keyed);
         Intake {
             writer,
-            runtime,
             table: table.name.to_string(),
             keys: keys.map(Arc::new),
             open_cell: None,
@@ -158,7 +154,7 @@ impl Intake {
             return self.check(digest()?).map(Some);
         }
         self.digesting
-            .push_back(self.runtime.spawn_blocking(digest));
+            .push_back(self.writer.workers().begin(digest));
         match self.digesting.len() > BATCHES_AT_ONCE {
             true => self.next(),
             false => Ok(None),
@@ -189,7 +185,7 @@ impl Intake {
         let Some(digesting) = self.digesting.pop_front() else {
             return Ok(None);
         };
-        let digested = self.runtime.block_on(digesting);
+        let digested = self.writer.workers().end(digesting);
         let digested = digested.map_err(|error| Error::Worker {
             why: error.to_string(),
         })??;

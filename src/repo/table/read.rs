@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use crate::failure::{Class, Failure};
 use crate::format::manifest::{ManifestTable, StoredOrder};
 use crate::format::run::{LargeCell, Run, RunChunk, RunKind, read_page};
 use crate::id::{ChunkId, Digest};
@@ -27,6 +28,11 @@ use crate::row::merge::{Deletions, Merge, Step};
 const AHEAD_BYTES: u64 = 4 << 20;
 /// About how many bytes of merged rows are given out together.
 const MERGED_BYTES: usize = 256 << 10;
+/// How many pages of a run's description are fetched together at most. They were stored beside each
+/// other, and one request for each would make a terabyte's description two hundred thousand.
+const PAGES_TOGETHER_MAX: usize = 64;
+/// So many at first: who wants only the beginning of a run should not wait for more.
+const PAGES_TOGETHER_FIRST: usize = 4;
 /// How many chunks are being opened and decoded at once.
 const DECODING_AT_ONCE: usize = 4;
 
@@ -41,6 +47,9 @@ pub async fn read_run(reader: &Reader, name: &ChunkId) -> Result<Run, Error> {
 /// The chunks of a run, page by page.
 pub struct RunChunks {
     pages: VecDeque<ChunkId>,
+    /// The first of `pages`, where they were fetched.
+    fetched: VecDeque<SealedChunk>,
+    together: usize,
     chunks: VecDeque<RunChunk>,
 }
 
@@ -49,6 +58,8 @@ impl RunChunks {
     pub fn new(run: Run) -> RunChunks {
         RunChunks {
             pages: run.pages.iter().map(|page| page.name).collect(),
+            fetched: VecDeque::new(),
+            together: PAGES_TOGETHER_FIRST,
             chunks: run.chunks.into(),
         }
     }
@@ -59,12 +70,41 @@ impl RunChunks {
     /// The reader's; Corrupt where a page is not one.
     pub async fn next(&mut self, reader: &Reader) -> Result<Option<RunChunk>, Error> {
         while self.chunks.is_empty() {
+            if self.fetched.is_empty() {
+                self.fetch(reader).await?;
+            }
             let Some(page) = self.pages.pop_front() else {
                 return Ok(None);
             };
-            self.chunks = read_page(&reader.chunk(&page).await?)?.into();
+            let fetched = self.fetched.pop_front();
+            let opened = fetched.and_then(|page| page.open(reader.vault()).ok());
+            let bytes = match opened {
+                Some(bytes) => bytes,
+                // It may lie whole in another place.
+                None => reader.chunk(&page).await?,
+            };
+            self.chunks = read_page(&bytes)?.into();
         }
         Ok(self.chunks.pop_front())
+    }
+
+    /// Fetches the next pages, more each time. Where one of them is damaged or missing they are
+    /// fetched one by one from there on, so that those before it can be had.
+    async fn fetch(&mut self, reader: &Reader) -> Result<(), Error> {
+        let names = self.pages.iter().take(self.together).copied();
+        let names: Vec<ChunkId> = names.collect();
+        if names.len() < 2 {
+            return Ok(());
+        }
+        match reader.fetch(&names).await {
+            Ok(pages) => {
+                self.fetched = pages.into();
+                self.together = (self.together * 2).min(PAGES_TOGETHER_MAX);
+            }
+            Err(error) if error.class() == Class::Corrupt => self.together = 1,
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 }
 

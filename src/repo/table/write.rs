@@ -11,9 +11,6 @@ mod train;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
-
 use crate::cut::RowCutter;
 use crate::format::pack::ChunkKind;
 use crate::format::run::{LargeCell, Run, RunChunk, RunKind};
@@ -22,6 +19,7 @@ use crate::planted;
 use crate::repo::blob::Dictionary;
 use crate::repo::table::filters::KeyFilter;
 use crate::repo::table::{Error, RunDescriber};
+use crate::repo::workers::Work;
 use crate::repo::writer::{Added, Writer};
 use crate::row::cell::RowBatch;
 use crate::row::schema::Table;
@@ -34,7 +32,7 @@ const CHUNKS_AT_ONCE: usize = 4;
 
 /// A chunk on its way into the description.
 enum Coming {
-    Making(JoinHandle<Result<Made, Error>>),
+    Making(Work<Result<Made, Error>>),
     Adopted(RunChunk),
 }
 
@@ -99,12 +97,13 @@ pub struct WrittenRun {
     pub dictionary: Option<Arc<Dictionary>>,
 }
 
-/// Writes one run. Its calls block; use it on a thread of its own inside a tokio runtime.
+/// Writes one run. Its calls block; use it on a thread of its own.
 pub struct RunWriter {
     writer: Arc<Writer>,
-    runtime: Handle,
     maker: Arc<Maker>,
     cutter: RowCutter,
+    /// For the rows of a chunk; few chunks are larger.
+    room: usize,
     options: RunOptions,
     open: Cut,
     /// Where the range of a base that is being rewritten began, until a chunk of it is cut.
@@ -125,18 +124,12 @@ pub struct RunWriter {
 
 impl RunWriter {
     /// A writer of a run for `table`.
-    pub fn new(
-        writer: Arc<Writer>,
-        runtime: Handle,
-        table: &Table,
-        options: RunOptions,
-    ) -> RunWriter {
+    pub fn new(writer: Arc<Writer>, table: &Table, options: RunOptions) -> RunWriter {
         let vault = writer.vault();
         let target = vault.chunk_target_bytes as usize;
         let cutter = RowCutter::new(vault.access.shared.cut.expose(), target);
         let columns = table.columns.len();
         RunWriter {
-            runtime,
             maker: Arc::new(Maker {
                 writer: writer.clone(),
                 table: table.name.to_string(),
@@ -144,6 +137,7 @@ impl RunWriter {
                 filters: options.filters.clone(),
             }),
             cutter,
+            room: 2 * target,
             open: Cut::default(),
             range: None,
             rewriting: false,
@@ -256,9 +250,8 @@ impl RunWriter {
     }
 
     fn seal_open(&mut self) -> Result<(), Error> {
-        let room = self.open.bytes();
         let next = Cut {
-            rows: RowBatch::with_capacity(room),
+            rows: RowBatch::with_room(self.room, self.open.rows.len()),
             ..Cut::default()
         };
         let mut cut = std::mem::replace(&mut self.open, next);
@@ -290,7 +283,7 @@ impl RunWriter {
             Some(_) => Then::Wait,
             None => Then::Store(self.dictionary.clone()),
         };
-        let making = self.runtime.spawn_blocking(move || maker.make(cut, then));
+        let making = self.writer.workers().begin(move || maker.make(cut, then));
         self.coming.push_back(Coming::Making(making));
         Ok(())
     }
@@ -328,8 +321,8 @@ impl RunWriter {
         }
     }
 
-    fn wait(&self, making: JoinHandle<Result<Made, Error>>) -> Result<Made, Error> {
-        let made = self.runtime.block_on(making);
+    fn wait(&self, making: Work<Result<Made, Error>>) -> Result<Made, Error> {
+        let made = self.writer.workers().end(making);
         made.map_err(|error| Error::Worker {
             why: error.to_string(),
         })?

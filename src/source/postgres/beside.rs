@@ -12,8 +12,9 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::client::Client;
 use super::error::Error;
+use super::needs::server_major;
 use super::structure::{self, ARCHIVE, State};
-use super::target::{not_prepared, server_major};
+use super::target::not_prepared;
 use super::tools::InMemory;
 use super::{load, quote, rows, tools};
 use crate::failure::{AnyFailure, Class};

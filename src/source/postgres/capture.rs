@@ -5,6 +5,8 @@
 //! than `parallel` + 2 connections (the archive's is the last), never a lock beyond ACCESS SHARE.
 //! Invariant: rows, structure and large cells all come from that one snapshot.
 
+mod prover;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +17,14 @@ use tokio::sync::{Mutex, Semaphore};
 use super::catalog::{self, Found};
 use super::client::{Client, LOCK_WAIT_MS};
 use super::error::Error;
+use super::proof::Proof;
 use super::structure::{self, ARCHIVE};
 use super::{answers, facts, quote, ranges, rows, state, tools};
 use crate::failure::{AnyFailure, Class};
 use crate::planted;
 use crate::row::schema::{Engine, Structure, StructurePart, Table, TableName};
 use crate::source::address::{ServerUrl, SourceOptions, SourceUrl};
-use crate::source::{Order, PieceSender, Source};
+use crate::source::{Order, PieceSender, Prover, Source};
 
 /// The oldest server that is read.
 pub const MAJOR_MIN: u32 = 14;
@@ -75,6 +78,7 @@ struct Begun {
     slots: Semaphore,
     /// Server processes whose statement nobody reads any more.
     strays: Arc<SyncMutex<Vec<i32>>>,
+    proof: Proof,
 }
 
 /// Tells this snapshot of this run of this server from every other.
@@ -125,6 +129,10 @@ impl Source for Capture {
 
     fn parallel(&self) -> usize {
         self.options.parallel.clamp(1, 64)
+    }
+
+    fn prover(&self) -> Option<&dyn Prover> {
+        Some(self)
     }
 
     async fn end(&mut self) -> Result<(), AnyFailure> {
@@ -346,6 +354,7 @@ impl Capture {
         let identity = main.value(IDENTITY, "taking the snapshot").await?;
         let encoding = "SELECT pg_catalog.current_setting('server_encoding')";
         let encoding = main.value(encoding, "taking the snapshot").await?;
+        let proof = Proof::read(&mut main).await?;
         let begun = Begun {
             main: Mutex::new(main),
             snapshot,
@@ -354,6 +363,7 @@ impl Capture {
             idle: SyncMutex::default(),
             slots: Semaphore::new(self.parallel()),
             strays: Arc::default(),
+            proof,
         };
         for mut client in workers {
             begun.join(&mut client).await?;

@@ -281,7 +281,40 @@ impl CopyIn<'_> {
     }
 }
 
+/// How old the rows of a COPY are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// As they are read, or as old as the transaction that writes them.
+    Usual,
+    /// Older than any transaction. Only for a table that was emptied in the same one.
+    Frozen,
+}
+
 /// `COPY` options for text in `encoding`: the server's own, so that no byte is converted.
-pub fn text_format(encoding: &str) -> String {
-    format!("(FORMAT text, ENCODING {})", quote::literal(encoding))
+pub fn text_format(encoding: &str, age: Age) -> String {
+    let freeze = match age {
+        Age::Usual => "",
+        Age::Frozen => ", FREEZE",
+    };
+    format!(
+        "(FORMAT text, ENCODING {}{freeze})",
+        quote::literal(encoding)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_options_are_whole_whatever_the_encoding_is_called() {
+        assert_eq!(
+            text_format("UTF8", Age::Usual),
+            "(FORMAT text, ENCODING 'UTF8')"
+        );
+        assert_eq!(
+            text_format("a'(b", Age::Frozen),
+            "(FORMAT text, ENCODING 'a''(b', FREEZE)"
+        );
+    }
 }

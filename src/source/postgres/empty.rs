@@ -7,7 +7,7 @@
 use super::catalog::texts;
 use super::client::Client;
 use super::error::Error;
-use super::quote;
+use super::quote::{self, identifier, literal};
 
 /// What a user may have made, as (kind, name): anything that is not the server's own, part of an
 /// extension, or the `public` schema itself.
@@ -52,11 +52,54 @@ pub async fn find(client: &mut Client) -> Result<Option<String>, Error> {
     }))
 }
 
-/// Drops everything that a restore has made in a database that was empty.
+/// What an archive changes of the `public` schema, which stays where everything else goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Public {
+    /// Its owner; none where there is no such schema.
+    owner: Option<String>,
+    comment: Option<String>,
+}
+
+const PUBLIC: &str = "\
+SELECT pg_catalog.pg_get_userbyid(nspowner)::text, \
+ pg_catalog.obj_description(oid, 'pg_namespace') \
+FROM pg_catalog.pg_namespace WHERE nspname = 'public'";
+
+/// How the `public` schema is now.
+pub async fn public(client: &mut Client) -> Result<Public, Error> {
+    let rows = client.rows(PUBLIC, "looking at the public schema").await?;
+    let mut cells = rows.into_iter().next().unwrap_or_default().into_iter();
+    Ok(Public {
+        owner: cells.next().flatten(),
+        comment: cells.next().flatten(),
+    })
+}
+
+/// Gives the `public` schema what of it was changed.
+async fn put_back(client: &mut Client, public: &Public, doing: &str) -> Result<(), Error> {
+    let found = self::public(client).await?;
+    if let Some(owner) = public
+        .owner
+        .as_ref()
+        .filter(|_| found.owner != public.owner)
+    {
+        let sql = format!("ALTER SCHEMA public OWNER TO {}", identifier(owner));
+        client.run(&sql, doing).await?;
+    }
+    if found.owner.is_some() && found.comment != public.comment {
+        let comment = public.comment.as_deref().map_or("NULL".into(), literal);
+        let sql = format!("COMMENT ON SCHEMA public IS {comment}");
+        client.run(&sql, doing).await?;
+    }
+    Ok(())
+}
+
+/// Drops everything that a restore has made in a database that was empty, whose `public` schema was
+/// as it says.
 ///
 /// # Errors
 /// As the server says; what is left is then for a person.
-pub async fn sweep(client: &mut Client) -> Result<(), Error> {
+pub async fn sweep(client: &mut Client, public: &Public) -> Result<(), Error> {
     let doing = "taking away what was restored";
     for row in client.rows(DROPS, doing).await? {
         let [statement] = texts(row);
@@ -65,6 +108,7 @@ pub async fn sweep(client: &mut Client) -> Result<(), Error> {
     let objects = "SELECT pg_catalog.count(pg_catalog.lo_unlink(oid))::text \
      FROM pg_catalog.pg_largeobject_metadata";
     client.run(objects, doing).await?;
+    put_back(client, public, doing).await?;
     match find(client).await? {
         None => Ok(()),
         Some(left) => Err(Error::stated(

@@ -16,6 +16,9 @@ const SUPERUSERS: [&str; 3] = [
     " PUBLICATION TABLE ",
 ];
 
+/// Rights of what is there and of what is to come.
+const RIGHTS: [&str; 2] = ["ACL ", "DEFAULT ACL "];
+
 /// Which entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -23,6 +26,8 @@ pub enum Which {
     All,
     /// Those that come with indexes and keys. Foreign keys into tables without rows are left out.
     Now,
+    /// Rights.
+    Rights,
     /// Those that must come after everything.
     Later,
 }
@@ -37,6 +42,11 @@ pub struct Listing<'a> {
     pub state: &'a State,
     /// How much is made.
     pub extent: Extent,
+}
+
+/// What a line lists: after three numbers its kind, schema, name and owner.
+fn entry(line: &str) -> &str {
+    line.splitn(4, ' ').nth(3).unwrap_or_default()
 }
 
 impl Listing<'_> {
@@ -61,11 +71,26 @@ impl Listing<'_> {
                 Which::Now => {
                     !has(line, &LAST) && !unchecked.iter().any(|key| line.contains(key.as_str()))
                 }
+                Which::Rights => RIGHTS.iter().any(|kind| entry(line).starts_with(kind)),
                 Which::Later => has(line, &LAST),
             };
             let is_barred = self.extent == Extent::WithoutSuperuser && has(line, &SUPERUSERS);
             is_chosen && !is_barred
         });
         Ok(chosen.collect::<Vec<_>>().join("\n") + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_of_an_entry_is_not_sought_in_its_name() {
+        let line = "3421; 0 0 ACL public TABLE t owner";
+        assert!(entry(line).starts_with(RIGHTS[0]));
+        let line = "215; 1259 16390 TABLE public a ACL b owner";
+        assert!(!entry(line).starts_with(RIGHTS[0]));
+        assert_eq!(entry(";"), "");
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use tokio::sync::Mutex;
 
 use super::catalog::EXTENSION;
-use super::client::{Client, CopyIn, text_format};
+use super::client::{Age, Client, CopyIn, text_format};
 use super::error::Error;
 use super::slices::BinaryFields;
 use super::structure::LARGE_OBJECTS;
@@ -33,7 +33,8 @@ pub struct Load<'l> {
     pub side: &'l Mutex<Client>,
     /// Whether the table is emptied in the transaction that fills it: its rows are then written as
     /// old ones, which nobody has to touch again, and with `wal_level = minimal` they are not
-    /// logged. Only for a table that nobody else has.
+    /// logged. Only for a table that nobody else has; one that its filler may not empty is filled
+    /// as it is.
     pub emptied: bool,
 }
 
@@ -49,15 +50,20 @@ pub async fn load(
     let pages = load.table.name.schema.as_deref() == Some(LARGE_OBJECTS.0);
     let doing = format!("filling table {}", load.table.name);
     // Of an extension's configuration, rows may be there that the extension itself brings.
-    let emptied = load.emptied && !pages && !load.table.facts.contains_key(EXTENSION);
+    let emptied = load.emptied
+        && !pages
+        && !load.table.facts.contains_key(EXTENSION)
+        && may_empty(client, load.table, &doing).await?;
+    let age = match emptied {
+        true => Age::Frozen,
+        false => Age::Usual,
+    };
+    let format = text_format(load.encoding, age);
     let sql = if pages {
         client.run(PAGES_TABLE, &doing).await?;
-        format!(
-            "COPY pg_temp.rowvault_pages FROM STDIN {}",
-            text_format(load.encoding)
-        )
+        format!("COPY pg_temp.rowvault_pages FROM STDIN {format}")
     } else {
-        copy_statement(load.table, &options(load.encoding, emptied))
+        copy_statement(load.table, &format)
     };
     if emptied {
         let empty = format!(
@@ -75,6 +81,15 @@ pub async fn load(
         client.run(WRITE_PAGES, &doing).await?;
     }
     Ok(taken)
+}
+
+/// Whether who may fill a table may empty it too, which are two rights, even for its owner.
+async fn may_empty(client: &mut Client, table: &Table, doing: &str) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT pg_catalog.has_table_privilege({}, 'TRUNCATE')::text",
+        quote::literal(&quote::table(&table.name))
+    );
+    Ok(client.value(&sql, doing).await? == "true")
 }
 
 async fn fill(copy: CopyIn<'_>, load: &Load<'_>, rows: &mut PieceReceiver) -> Result<u64, Error> {
@@ -113,14 +128,6 @@ const WRITE_PAGES: &str = "SELECT pg_catalog.count(*)::text FROM (SELECT pg_cata
  pageno::int8 * (pg_catalog.current_setting('block_size')::int8 / 4), data) \
  FROM pg_temp.rowvault_pages ORDER BY loid, pageno OFFSET 0) AS x; \
  DROP TABLE pg_temp.rowvault_pages";
-
-fn options(encoding: &str, emptied: bool) -> String {
-    let options = text_format(encoding);
-    match emptied {
-        true => options.replacen('(', "(FREEZE, ", 1),
-        false => options,
-    }
-}
 
 fn copy_statement(table: &Table, options: &str) -> String {
     let names: Vec<String> = table

@@ -94,6 +94,7 @@ struct Key {
     /// What the server sorts by.
     expression: String,
     number: bool,
+    is_uuid: bool,
 }
 
 impl Key {
@@ -112,6 +113,7 @@ impl Key {
         known.then(|| Key {
             expression: types::sort_expression(base, &quote::identifier(&column.name)),
             number,
+            is_uuid: base == "uuid",
         })
     }
 
@@ -143,6 +145,31 @@ impl Key {
         ranges.push(from(last));
         ranges
     }
+}
+
+/// The expression for the number of the range that a row is in, where `edges` are the texts of
+/// first key columns at which ranges begin; none without edges, or where the key has no ranges.
+pub fn bucket(table: &Table, edges: &[String]) -> Option<String> {
+    let key = Key::of(table).filter(|_| !edges.is_empty())?;
+    let values = edges.iter().map(|edge| match key.number {
+        true => edge.clone(),
+        false => quote::literal(edge),
+    });
+    let values: Vec<String> = values.collect();
+    let (expression, array) = match (key.number, key.is_uuid) {
+        (true, _) => (format!("{}::int8", key.expression), "int8"),
+        (_, true) => (key.expression, "uuid"),
+        _ => (key.expression, "text"),
+    };
+    Some(format!(
+        "pg_catalog.width_bucket({expression}, ARRAY[{}]::{array}[])",
+        values.join(",")
+    ))
+}
+
+/// Whether rows of `table` can be told apart by ranges of their first key column.
+pub fn has_ranges(table: &Table) -> bool {
+    Key::of(table).is_some()
 }
 
 /// How many pages the table's heap has; 0 for what is no heap.
@@ -286,6 +313,7 @@ impl Drop for Slot<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row::schema::{self, Column, KeyOrder, KeyOrigin, TableName, ValueKind};
 
     fn numbers(values: impl IntoIterator<Item = i128>) -> Vec<Value> {
         values.into_iter().map(Value::Number).collect()
@@ -305,12 +333,57 @@ mod tests {
         let key = Key {
             expression: "k".into(),
             number: true,
+            is_uuid: false,
         };
         assert!(key.conditions(&[]).is_empty());
         assert_eq!(key.conditions(&numbers([5])), ["k < '5'", "k >= '5'"]);
         assert_eq!(
             key.conditions(&numbers([-5, 9])),
             ["k < '-5'", "k >= '-5' AND k < '9'", "k >= '9'"]
+        );
+    }
+
+    #[test]
+    fn bucket_compares_as_the_key_is_sorted() {
+        let table = |type_name: &str| {
+            let column = Column {
+                name: "k".into(),
+                type_name: type_name.into(),
+                kind: ValueKind::Text,
+                nullable: false,
+                default: None,
+                collation: None,
+                hidden: false,
+                facts: Default::default(),
+            };
+            Table {
+                name: TableName {
+                    schema: Some("s".into()),
+                    name: "t".into(),
+                },
+                columns: vec![column],
+                generated: Vec::new(),
+                key: Some(schema::Key {
+                    origin: KeyOrigin::Primary,
+                    columns: vec![(0, KeyOrder::Bytes)],
+                }),
+                foreign_keys: Vec::new(),
+                unique: Vec::new(),
+                with_rows: true,
+                facts: Default::default(),
+            }
+        };
+        let edges = |edges: &[&str]| -> Vec<String> { edges.iter().map(|e| (*e).into()).collect() };
+        assert_eq!(bucket(&table("integer"), &[]), None);
+        assert_eq!(bucket(&table("date"), &edges(&["2026-01-01"])), None);
+        assert_eq!(
+            bucket(&table("integer"), &edges(&["-5", "9"])).unwrap(),
+            "pg_catalog.width_bucket(\"k\"::int8, ARRAY[-5,9]::int8[])"
+        );
+        assert_eq!(
+            bucket(&table("text"), &edges(&["it's"])).unwrap(),
+            "pg_catalog.width_bucket((\"k\"::pg_catalog.text) COLLATE pg_catalog.\"C\", \
+             ARRAY['it''s']::text[])"
         );
     }
 

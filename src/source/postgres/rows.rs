@@ -8,7 +8,7 @@
 use tokio::sync::{Mutex, watch};
 
 use super::catalog::CONDITION;
-use super::client::{Client, text_format};
+use super::client::{Age, Client, text_format};
 use super::error::Error;
 use super::slices::{self, Cut};
 use super::structure::LARGE_OBJECTS;
@@ -71,7 +71,10 @@ pub async fn read(client: &mut Client, read: &Read<'_>, out: &PieceSender) -> Re
         sent: 0,
         out,
     };
-    let copy = format!("COPY ({sql}) TO STDOUT {}", text_format(read.encoding));
+    let copy = format!(
+        "COPY ({sql}) TO STDOUT {}",
+        text_format(read.encoding, Age::Usual)
+    );
     let mut stream = client.copy_out(&copy, &doing).await?;
     let mut carry: Vec<u8> = Vec::new();
     while let Some(bytes) = stream.next().await? {

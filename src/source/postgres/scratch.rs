@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::answers;
 use super::client::Client;
 use super::error::Error;
+use super::needs::source_major;
 use super::quote::{identifier, literal};
 use super::structure::State;
 use super::tools;
@@ -298,18 +299,6 @@ impl PostgresScratch {
         client.close().await;
         answer
     }
-}
-
-fn source_major(structure: &Structure) -> Result<u32, Error> {
-    let number = structure.facts.get("server_version_num");
-    let number = number.and_then(|number| number.parse::<u32>().ok());
-    number.map(|number| number / 10_000).ok_or_else(|| {
-        Error::stated(
-            Class::Corrupt,
-            "the snapshot does not say of which PostgreSQL version it is",
-            "drill another snapshot",
-        )
-    })
 }
 
 /// Drops what was made on a server that stays.

@@ -2,8 +2,8 @@
 //!
 //! A database that does not exist is made under a side name and renamed when it is whole; one
 //! that exists and is empty is filled in place and emptied again on failure. Invariant: until
-//! `publish`, the asked-for name is as it was; triggers, indexes and keys come after rows, event
-//! triggers after everything.
+//! `publish`, the asked-for name is as it was; triggers, indexes, keys and rights come after rows,
+//! event triggers after everything.
 
 use std::sync::{Mutex as SyncMutex, PoisonError};
 
@@ -11,8 +11,10 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::client::Client;
+use super::empty::Public;
 use super::error::Error;
 use super::listing::{Listing, Which};
+use super::needs::{Needs, server_major};
 use super::structure::{self, ARCHIVE, State};
 use super::tools::InMemory;
 use super::{archive, empty, load, quote, rows, settle, tools};
@@ -20,6 +22,9 @@ use crate::failure::{AnyFailure, Class};
 use crate::row::schema::{Engine, Structure, Table};
 use crate::source::address::{Aim, Extent, MAKING, ServerUrl, SourceUrl, TargetOptions};
 use crate::source::{PieceReceiver, PieceSender, Published, Target};
+
+/// What keeps `pg_restore` from granting and revoking.
+const WITHOUT_RIGHTS: &str = "--no-privileges";
 
 /// The PostgreSQL database at `url`, to be made.
 ///
@@ -33,6 +38,7 @@ pub fn target(url: &SourceUrl, options: &TargetOptions) -> Result<Box<dyn Target
             place: Place::None,
             prepared: None,
             warnings: Vec::new(),
+            scattered: true,
         })),
         _ => Err(Error::stated(Class::Invalid, "not a PostgreSQL address", "").into()),
     }
@@ -46,7 +52,7 @@ enum Place {
     /// Beside, under another name.
     Side(ServerUrl),
     /// In the database that was asked for, which was empty.
-    Within,
+    Within(Public),
 }
 
 struct Making {
@@ -55,6 +61,8 @@ struct Making {
     place: Place,
     prepared: Option<Prepared>,
     warnings: Vec<String>,
+    /// Whether tables may lie where they lay.
+    scattered: bool,
 }
 
 struct Prepared {
@@ -133,7 +141,7 @@ impl Target for Making {
         let taken_away = match &place {
             Place::None => Ok(()),
             Place::Side(side) => drop_database(&self.asked, &side.database()).await,
-            Place::Within => empty_again(&self.asked).await,
+            Place::Within(public) => empty_again(&self.asked, public).await,
         };
         if taken_away.is_err() {
             self.place = place;
@@ -194,9 +202,9 @@ pub(super) async fn drop_database(asked: &ServerUrl, name: &str) -> Result<(), E
     dropped.map_err(|error| left_over(name, &error))
 }
 
-async fn empty_again(asked: &ServerUrl) -> Result<(), Error> {
+async fn empty_again(asked: &ServerUrl, public: &Public) -> Result<(), Error> {
     let mut client = Client::connect(asked).await?;
-    let swept = empty::sweep(&mut client).await;
+    let swept = empty::sweep(&mut client, public).await;
     client.close().await;
     swept.map_err(|error| left_over(&asked.database(), &error))
 }
@@ -238,10 +246,13 @@ impl Making {
             None => maintenance(&self.asked).await?,
         };
         let checked = self.check(&mut client, structure, &state, made_here).await;
-        let server = match (checked, made_here) {
-            (Err(error), _) => Err(error),
-            (Ok(()), false) => Ok(self.asked.clone()),
-            (Ok(()), true) => self.make_side(&mut client, &state).await,
+        let server = match checked {
+            Err(error) => Err(error),
+            Ok(Place::None) => self.make_side(&mut client, &state).await,
+            Ok(place) => {
+                self.place = place;
+                Ok(self.asked.clone())
+            }
         };
         let server = match server {
             Ok(server) => server,
@@ -251,9 +262,6 @@ impl Making {
             }
         };
         client.close().await;
-        if !made_here {
-            self.place = Place::Within;
-        }
         let made = self
             .fill_before_rows(structure, state, archive, server)
             .await?;
@@ -261,26 +269,34 @@ impl Making {
         Ok(())
     }
 
-    /// Everything that can be known to go wrong before anything is written.
+    /// Looks for what can be known to go wrong before anything is written, and gives the place that
+    /// is there already.
     async fn check(
         &mut self,
         client: &mut Client,
         structure: &Structure,
         state: &State,
         made_here: bool,
-    ) -> Result<(), Error> {
-        let major = server_major(client).await?;
-        let source = source_major(structure)?;
-        if major < source {
-            return Err(Error::stated(
-                Class::Invalid,
-                format!(
-                    "the snapshot is of PostgreSQL {source}, and the target is older ({major})"
-                ),
-                format!("restore into PostgreSQL {source} or newer"),
+    ) -> Result<Place, Error> {
+        let needs = Needs {
+            structure,
+            state,
+            ownership: &self.options.ownership,
+        };
+        needs.check(client).await?;
+        let missing = needs.tablespaces(client).await?;
+        if !missing.is_empty() {
+            self.scattered = false;
+            self.warnings.push(format!(
+                "the target server has no tablespace {} for this role: everything lies in the \
+                 database's own",
+                missing.join(", ")
             ));
         }
-        if !made_here && let Some(found) = empty::find(client).await? {
+        if made_here {
+            return Ok(Place::None);
+        }
+        if let Some(found) = empty::find(client).await? {
             return Err(Error::stated(
                 Class::Conflict,
                 format!(
@@ -290,48 +306,7 @@ impl Making {
                 "name a database that does not exist, or an empty one",
             ));
         }
-        self.check_roles(client, state).await?;
-        let sql = "SELECT name::text FROM pg_catalog.pg_available_extensions";
-        let available = client.rows(sql, "checking the target's extensions").await?;
-        let extensions = structure.facts.get("extensions").map_or("", String::as_str);
-        let missing: Vec<&str> = extensions
-            .split(", ")
-            .filter_map(|extension| extension.rsplit_once(' ').map(|(name, _)| name))
-            .filter(|name| !available.iter().any(|row| row[0].as_deref() == Some(name)))
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::stated(
-                Class::Missing,
-                format!("the target server has no extension {}", missing.join(", ")),
-                "install the extension's package on the target server",
-            ));
-        }
-        Ok(())
-    }
-
-    async fn check_roles(&self, client: &mut Client, state: &State) -> Result<(), Error> {
-        let ownership = &self.options.ownership;
-        let sql = "SELECT rolname::text FROM pg_catalog.pg_roles";
-        let there = client.rows(sql, "checking the target's roles").await?;
-        let missing: Vec<&str> = state
-            .roles
-            .iter()
-            .filter(|(_, used)| {
-                (used.owns && !ownership.no_owner)
-                    || (used.granted && !ownership.no_privileges)
-                    || used.policy
-            })
-            .map(|(name, _)| settle::mapped(name, ownership))
-            .filter(|name| !there.iter().any(|row| row[0].as_deref() == Some(name)))
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Error::stated(
-            Class::Conflict,
-            format!("the target server has no role {}", missing.join(", ")),
-            "make the roles there, or use --role-map OLD=NEW, or --no-owner and --no-privileges",
-        ))
+        Ok(Place::Within(empty::public(client).await?))
     }
 
     /// A name for a database beside, with the server's time in it.
@@ -362,11 +337,21 @@ impl Making {
                 let plain = settle::create_database(&name, &state.database, false);
                 client.run(&plain, doing).await?;
             }
+            Err(error) if error.code() == "42501" => return Err(self.may_not_make(&error)),
             Err(error) => return Err(error),
         }
         let server = self.asked.with_database(&name);
         self.place = Place::Side(server.clone());
         Ok(server)
+    }
+
+    fn may_not_make(&self, error: &Error) -> Error {
+        let name = self.asked.database();
+        Error::stated(
+            Class::Denied,
+            format!("database {name} cannot be made: {error}"),
+            format!("give the role CREATEDB, or make an empty database {name} that it owns"),
+        )
     }
 
     async fn fill_before_rows(
@@ -398,7 +383,7 @@ impl Making {
             }
         };
         let archive = InMemory::new(renamed.as_deref().unwrap_or(archive))?;
-        let mut arguments = vec!["--section=pre-data".to_owned()];
+        let mut arguments = vec!["--section=pre-data".to_owned(), WITHOUT_RIGHTS.to_owned()];
         // Held until it has been read.
         let mut list = None;
         if self.options.extent == Extent::WithoutSuperuser {
@@ -453,8 +438,8 @@ impl Making {
         if self.options.ownership.no_owner {
             arguments.push("--no-owner".into());
         }
-        if self.options.ownership.no_privileges {
-            arguments.push("--no-privileges".into());
+        if !self.scattered {
+            arguments.push("--no-tablespaces".into());
         }
         arguments.extend_from_slice(further);
         arguments.push(archive.path());
@@ -471,6 +456,7 @@ impl Making {
         let list = InMemory::new(now.as_bytes())?;
         let arguments = [
             "--section=post-data".to_owned(),
+            WITHOUT_RIGHTS.to_owned(),
             format!("--jobs={}", self.parallel()),
             format!("--use-list={}", list.path()),
         ];
@@ -486,6 +472,7 @@ impl Making {
         settle::sequences(&mut side, &prepared.state).await?;
         settle::unchecked_keys(&mut side, &prepared.state, &mut warnings).await?;
         settle::own_large_objects(&mut side, &prepared.state, &self.options.ownership).await?;
+        self.give_rights(prepared).await?;
         settle::fill_views(&mut side, &prepared.state, &mut warnings).await?;
         drop(side);
         if later.contains(" SUBSCRIPTION ") {
@@ -493,6 +480,19 @@ impl Making {
         }
         self.warnings.extend(warnings);
         Ok(())
+    }
+
+    /// Rights come after all that they might forbid, even to who owns it.
+    async fn give_rights(&self, prepared: &Prepared) -> Result<(), Error> {
+        let rights = self.listing(prepared).entries(Which::Rights).await?;
+        if self.options.ownership.no_privileges || rights.trim().is_empty() {
+            return Ok(());
+        }
+        let list = InMemory::new(rights.as_bytes())?;
+        let arguments = [format!("--use-list={}", list.path())];
+        let (tool, archive) = (&prepared.tool, &prepared.archive);
+        self.restore(tool, &prepared.server, archive, &arguments)
+            .await
     }
 
     async fn put_in_place(&mut self) -> Result<Published, Error> {
@@ -552,23 +552,4 @@ async fn rename(client: &mut Client, sql: &str) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-pub(super) async fn server_major(client: &mut Client) -> Result<u32, Error> {
-    let sql = "SELECT pg_catalog.current_setting('server_version_num')";
-    let number = client.value(sql, "asking for the server's version").await?;
-    Ok(number.parse::<u32>().unwrap_or_default() / 10_000)
-}
-
-fn source_major(structure: &Structure) -> Result<u32, Error> {
-    let number = structure.facts.get("server_version_num");
-    let number = number.and_then(|number| number.parse::<u32>().ok());
-    let major = number.map(|number| number / 10_000);
-    major.ok_or_else(|| {
-        Error::stated(
-            Class::Corrupt,
-            "the snapshot does not say of which PostgreSQL version it is",
-            "restore another snapshot",
-        )
-    })
 }

@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-
 use crate::format::run::{RunChunk, RunKind};
 use crate::format::shadow::{Entry, ShadowRun, Stream, TIER_MAX};
 use crate::planted;
@@ -24,26 +22,25 @@ use crate::row::schema::Table;
 const RUNS_A_TIER: usize = 8;
 
 /// What was written.
-pub(super) struct Written {
-    pub(super) stack: Vec<ShadowRun>,
-    pub(super) bytes_stored: u64,
-    pub(super) streams: Option<(Stream, Stream)>,
-    pub(super) dictionary: Option<Arc<Dictionary>>,
+pub(in crate::repo::shadow) struct Written {
+    pub(in crate::repo::shadow) stack: Vec<ShadowRun>,
+    pub(in crate::repo::shadow) bytes_stored: u64,
+    pub(in crate::repo::shadow) streams: Option<(Stream, Stream)>,
+    pub(in crate::repo::shadow) dictionary: Option<Arc<Dictionary>>,
 }
 
 /// What a table had before.
-pub(super) struct Earlier {
+pub(in crate::repo::shadow) struct Earlier {
     /// The runs that are built on; empty where the base is new.
-    pub(super) stack: Vec<ShadowRun>,
+    pub(in crate::repo::shadow) stack: Vec<ShadowRun>,
     /// What its chunks were compressed with.
-    pub(super) dictionary: Option<Arc<Dictionary>>,
+    pub(in crate::repo::shadow) dictionary: Option<Arc<Dictionary>>,
     /// The columns that its chunks have filters over.
-    pub(super) filters: Arc<[u32]>,
+    pub(in crate::repo::shadow) filters: Arc<[u32]>,
 }
 
-pub(super) struct Runs {
+pub(in crate::repo::shadow) struct Runs {
     writer: Arc<Writer>,
-    runtime: Handle,
     table: Table,
     /// The runs before; empty where the base is new.
     stack: Vec<ShadowRun>,
@@ -65,7 +62,7 @@ pub(super) struct Runs {
 }
 
 /// The tier of the next delta run on `stack`: eight runs of one tier become one of the next.
-fn next_tier(stack: &[ShadowRun]) -> u8 {
+pub(in crate::repo::shadow) fn next_tier(stack: &[ShadowRun]) -> u8 {
     let mut tier = 1;
     let runs = |tier: u8| stack.iter().filter(|run| run.tier == tier).count();
     while tier < TIER_MAX && runs(tier) + 1 >= RUNS_A_TIER {
@@ -77,9 +74,8 @@ fn next_tier(stack: &[ShadowRun]) -> u8 {
 impl Runs {
     /// For a table that had `earlier`; with a new base where that is no stack, and with a shadow
     /// where there is a place for one.
-    pub(super) fn new(
+    pub(in crate::repo::shadow) fn new(
         writer: Arc<Writer>,
-        runtime: Handle,
         table: &Table,
         place: Option<&Place>,
         earlier: Earlier,
@@ -98,9 +94,8 @@ impl Runs {
             filters: earlier.filters.clone(),
         };
         Runs {
-            base: RunWriter::new(writer.clone(), runtime.clone(), table, options),
+            base: RunWriter::new(writer.clone(), table, options),
             writer,
-            runtime,
             table: table.clone(),
             tier: next_tier(&stack),
             rewritten: stack.is_empty(),
@@ -117,9 +112,41 @@ impl Runs {
     }
 
     /// Whether the repository has all that a chunk of the old base needs.
-    pub(super) fn may_adopt(&self, chunk: &RunChunk) -> bool {
-        let pieces = chunk.cells.iter().flat_map(|cell| &cell.chunks);
-        self.writer.has(&chunk.name) && pieces.into_iter().all(|piece| self.writer.has(piece))
+    pub(in crate::repo::shadow) fn may_adopt(&self, chunk: &RunChunk) -> bool {
+        is_there(&self.writer, chunk)
+    }
+
+    /// Leaves a range of the base as it is; what changed in it comes apart from it.
+    pub(in crate::repo::shadow) fn adopt(&mut self, chunk: RunChunk) -> Result<(), Error> {
+        self.base_puts += u64::from(chunk.puts);
+        self.base.adopt(chunk)?;
+        Ok(())
+    }
+
+    /// A row or a deleted key that is as it was.
+    pub(in crate::repo::shadow) fn stays(&mut self, key: &[u8], entry: Entry) -> Result<(), Error> {
+        self.staying[usize::from(entry.tier.min(TIER_MAX))] += 1;
+        self.entry(key, entry)
+    }
+
+    /// A row that is new or differs.
+    pub(in crate::repo::shadow) fn changes(
+        &mut self,
+        batch: &Digested,
+        row: usize,
+    ) -> Result<(), Error> {
+        self.delta_puts += 1;
+        self.delta().put(&put(batch, row))?;
+        let (digest, tier) = (Some(batch.digests[row]), self.tier);
+        self.entry(batch.key(row), Entry { digest, tier })
+    }
+
+    /// A key that is deleted.
+    pub(in crate::repo::shadow) fn goes(&mut self, key: &[u8]) -> Result<(), Error> {
+        self.delta_deletions += 1;
+        self.delta().delete(key)?;
+        let (digest, tier) = (None, self.tier);
+        self.entry(key, Entry { digest, tier })
     }
 
     fn entry(&mut self, key: &[u8], entry: Entry) -> Result<(), Error> {
@@ -130,7 +157,11 @@ impl Runs {
     }
 
     /// Puts a row into the base that is being written.
-    pub(super) fn base_row(&mut self, batch: &Digested, row: usize) -> Result<(), Error> {
+    pub(in crate::repo::shadow) fn base_row(
+        &mut self,
+        batch: &Digested,
+        row: usize,
+    ) -> Result<(), Error> {
         self.rewritten = true;
         self.base_puts += 1;
         self.base.put(&put(batch, row))?;
@@ -139,7 +170,7 @@ impl Runs {
     }
 
     /// Rewrites a range, from what is held of it on.
-    pub(super) fn rewrite(&mut self, range: &Range) -> Result<(), Error> {
+    pub(in crate::repo::shadow) fn rewrite(&mut self, range: &Range) -> Result<(), Error> {
         self.rewritten = true;
         self.base.rewrite_from(&range.edge.first);
         for item in &range.items {
@@ -151,7 +182,7 @@ impl Runs {
     }
 
     /// Leaves a range of the base as it is, and puts what changed in it on the stack.
-    pub(super) fn keep(&mut self, range: Range) -> Result<(), Error> {
+    pub(in crate::repo::shadow) fn keep(&mut self, range: Range) -> Result<(), Error> {
         for item in &range.items {
             let moves = item.changed || (item.tier > 0 && item.tier < self.tier);
             let tier = if moves { self.tier } else { item.tier };
@@ -176,8 +207,7 @@ impl Runs {
             What::Row { batch, row } => {
                 let batch = range.batch(batch);
                 if moves {
-                    self.delta_puts += 1;
-                    self.delta().put(&put(batch, row))?;
+                    return self.changes(batch, row);
                 }
                 let digest = Some(batch.digests[row]);
                 self.entry(batch.key(row), Entry { digest, tier })
@@ -207,14 +237,14 @@ impl Runs {
             },
             filters: self.filters.clone(),
         };
-        let (writer, runtime) = (self.writer.clone(), self.runtime.clone());
+        let writer = self.writer.clone();
         let table = &self.table;
         self.delta
-            .get_or_insert_with(|| RunWriter::new(writer, runtime, table, options))
+            .get_or_insert_with(|| RunWriter::new(writer, table, options))
     }
 
     /// Notes what became of chunks meanwhile.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
+    pub(in crate::repo::shadow) fn settle(&mut self) -> Result<(), Error> {
         let described = self.base.described();
         self.edges(&described)?;
         if let Some(delta) = &mut self.delta {
@@ -231,7 +261,7 @@ impl Runs {
     }
 
     /// Stores the runs that are new.
-    pub(super) fn finish(mut self) -> Result<Written, Error> {
+    pub(in crate::repo::shadow) fn finish(mut self) -> Result<Written, Error> {
         self.settle()?;
         let mut stack = Vec::new();
         let mut bytes_stored = 0;
@@ -280,6 +310,12 @@ impl Runs {
             dictionary,
         })
     }
+}
+
+/// Whether the repository has all that a chunk of a base needs.
+pub(in crate::repo::shadow) fn is_there(writer: &Writer, chunk: &RunChunk) -> bool {
+    let pieces = chunk.cells.iter().flat_map(|cell| &cell.chunks);
+    writer.has(&chunk.name) && pieces.into_iter().all(|piece| writer.has(piece))
 }
 
 /// Refuses a run that does not hold as many rows and deletions as were handed to it.

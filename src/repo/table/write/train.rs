@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
-
 use crate::format::pack::ChunkKind;
 use crate::format::run::RunChunk;
 use crate::id::ChunkId;
@@ -17,6 +15,7 @@ use crate::repo::blob::{Dictionary, compress};
 use crate::repo::table::Error;
 use crate::repo::table::write::make::Made;
 use crate::repo::table::write::{CHUNKS_AT_ONCE, Coming, RunWriter};
+use crate::repo::workers::Work;
 use crate::repo::writer::Added;
 
 /// Most bytes of a dictionary.
@@ -93,10 +92,10 @@ impl Waiting {
 }
 
 impl RunWriter {
-    pub(super) fn store(&self, chunk: RunChunk, raw: Vec<u8>) -> JoinHandle<Result<Made, Error>> {
+    pub(super) fn store(&self, chunk: RunChunk, raw: Vec<u8>) -> Work<Result<Made, Error>> {
         let (maker, dictionary) = (self.maker.clone(), self.dictionary.clone());
         let store = move || maker.store(chunk, &raw, dictionary.as_deref());
-        self.runtime.spawn_blocking(store)
+        self.writer.workers().begin(store)
     }
 
     pub(super) fn train_if_full(&mut self) -> Result<(), Error> {

@@ -1,0 +1,353 @@
+//! Tables of which only what changed is read.
+//!
+//! Where the database can show which rows are as they were in the snapshot that the shadow mirrors,
+//! it is asked for the others alone, and for the keys of ranges that lost rows. Invariant: a table
+//! is taken so only if the database's counts and the shadow agree to the row; otherwise all of its
+//! rows are read.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::failure::{AnyFailure, Class};
+use crate::format::manifest::StoredOrder;
+use crate::format::shadow::ShadowTable;
+use crate::job::backup::capture::Tables;
+use crate::repo::shadow::{
+    self, FreshWalk, How, Place, Proof, Range, Search, Subject, Survey, Walked, takes_deltas,
+};
+use crate::repo::table::{self, Digested, Intake};
+use crate::row::key::KeyBatch;
+use crate::row::schema::{Key, Table};
+use crate::source::{Count, Order, PIECES_WAITING_MAX, Part, Piece, PieceReceiver, Prover};
+
+/// From this share of fresh rows on, one of so many, reading all of them costs no more.
+const FRESH_OF: u64 = 4;
+
+/// A table that is being proven.
+struct Proving<'a> {
+    tables: &'a Tables<'a>,
+    prover: &'a dyn Prover,
+    witness: &'a str,
+    table: &'a Table,
+    shadow: &'a ShadowTable,
+}
+
+impl Tables<'_> {
+    /// The table by what changed in it alone; none where that cannot be proven.
+    ///
+    /// # Errors
+    /// The source's; the storage's; the shadow's where it cannot be written.
+    pub(super) async fn proven(&self, table: &Table) -> Result<Option<Box<Walked>>, AnyFailure> {
+        let (Some(prover), Some(shadow), How::Changes) =
+            (self.source.prover(), self.shadow, self.how)
+        else {
+            return Ok(None);
+        };
+        let Some(witness) = shadow.witness.as_deref() else {
+            return Ok(None);
+        };
+        let Some(before) = self.before(table, Order::Key, &mut Vec::new()) else {
+            return Ok(None);
+        };
+        let mark = prover.mark(table);
+        let why = match prover.doubt(witness) {
+            Some(why) => why,
+            None if mark.is_none() => "its rows may read differently though nobody wrote them",
+            None if before.mark != mark => "what its rows read by changed",
+            None => {
+                let proving = Proving {
+                    tables: self,
+                    prover,
+                    witness,
+                    table,
+                    shadow: &before,
+                };
+                match proving.run().await? {
+                    Proof::Holds(walked) => {
+                        self.progress.advance(walked.bytes_read, walked.rows);
+                        return Ok(Some(walked));
+                    }
+                    Proof::Doubt(why) => why,
+                }
+            }
+        };
+        tracing::debug!("every row of table {} is read, because {why}", table.name);
+        Ok(None)
+    }
+}
+
+impl Proving<'_> {
+    async fn run(&self) -> Result<Proof<Box<Walked>>, AnyFailure> {
+        let counts = match self.count(&[]).await {
+            Proof::Holds(counts) => counts,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let count = counts.first().copied().unwrap_or_default();
+        let before = self.shadow.rows;
+        if count.fresh == 0 && count.old == before {
+            let (writer, place) = (self.tables.writer.clone(), self.place());
+            let (table, shadow) = (self.table.clone(), self.shadow.clone());
+            return aside(move || shadow::unchanged(&writer, &place, &table, &shadow)).await;
+        }
+        if count.old > before {
+            return Ok(Proof::Doubt("more old rows are there than there were"));
+        }
+        if count.fresh >= (count.old + count.fresh) / FRESH_OF {
+            return Ok(Proof::Doubt("many of its rows changed"));
+        }
+        if !takes_deltas(&self.shadow.stack) {
+            return Ok(Proof::Doubt("its runs are to be folded"));
+        }
+        let gone = match count.old == before {
+            true => KeyBatch::default(),
+            false => match self.gone(count).await? {
+                Proof::Holds(gone) => gone,
+                Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+            },
+        };
+        self.walk(count, gone).await
+    }
+
+    fn place(&self) -> Place {
+        self.tables.keeper.place().clone()
+    }
+
+    /// The database's counts, range by range.
+    async fn count(&self, edges: &[String]) -> Proof<Vec<Count>> {
+        match self.prover.count(self.table, self.witness, edges).await {
+            Ok(counts) => Proof::Holds(counts),
+            Err(error) => unanswered(&error),
+        }
+    }
+
+    /// The keys that are gone.
+    async fn gone(&self, count: Count) -> Result<Proof<KeyBatch>, AnyFailure> {
+        let keys = keys_of(self.table);
+        let with_ranges = self.prover.has_ranges(self.table);
+        let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
+        let survey = move || Survey::new(&place, &table, &shadow, with_ranges).map(Proof::Holds);
+        let survey = match aside(survey).await? {
+            Proof::Holds(survey) => survey,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let surveyed = self
+            .read(&keys, &Part::Fresh, survey, |survey, batch| {
+                (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))
+            })
+            .await?;
+        let (survey, came) = match surveyed {
+            Proof::Holds(surveyed) => surveyed,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let ranges = match aside(move || survey.finish().map(Proof::Holds)).await? {
+            Proof::Holds(ranges) => ranges,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let rows = sum(ranges.iter().map(|range| range.rows));
+        let known = sum(ranges.iter().map(|range| range.fresh));
+        let before = self.shadow.rows;
+        if rows != before || came.rows != count.fresh || count.old + known > before {
+            return Ok(Proof::Doubt("its counts contradict each other"));
+        }
+        match before - count.old - known {
+            0 => Ok(Proof::Holds(KeyBatch::default())),
+            lost if lost >= before / FRESH_OF => Ok(Proof::Doubt("many of its rows are gone")),
+            _ => self.search(&keys, ranges, count).await,
+        }
+    }
+
+    /// Searches the ranges that lost rows.
+    async fn search(
+        &self,
+        keys: &Table,
+        ranges: Vec<Range>,
+        all: Count,
+    ) -> Result<Proof<KeyBatch>, AnyFailure> {
+        let edges: Vec<String> = ranges
+            .iter()
+            .skip(1)
+            .map(|range| range.edge.clone())
+            .collect();
+        let counts = match self.count(&edges).await {
+            Proof::Holds(counts) => counts,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let old = sum(counts.iter().map(|count| count.old));
+        let fresh = sum(counts.iter().map(|count| count.fresh));
+        if (old, fresh) != (all.old, all.fresh) || counts.len() != ranges.len() {
+            return Ok(Proof::Doubt("its counts contradict each other"));
+        }
+        let mut lost = Vec::new();
+        for (range, count) in ranges.into_iter().zip(counts) {
+            match range.rows.checked_sub(range.fresh + count.old) {
+                Some(gone) => lost.push((range, gone)),
+                None => return Ok(Proof::Doubt("a range has more old rows than there were")),
+            }
+        }
+        let part = Part::Within {
+            edges,
+            ranges: (0..lost.len()).filter(|at| lost[*at].1 > 0).collect(),
+        };
+        let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
+        let search = move || Search::new(&place, &table, &shadow, lost).map(Proof::Holds);
+        let search = match aside(search).await? {
+            Proof::Holds(search) => search,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let searched = self
+            .read(keys, &part, search, |search, batch| {
+                (0..batch.rows.len()).try_for_each(|row| search.key(batch.key(row)))
+            })
+            .await?;
+        match searched {
+            Proof::Holds((search, _)) => aside(move || search.finish()).await,
+            Proof::Doubt(why) => Ok(Proof::Doubt(why)),
+        }
+    }
+
+    /// Writes what changed.
+    async fn walk(&self, count: Count, gone: KeyBatch) -> Result<Proof<Box<Walked>>, AnyFailure> {
+        let before = self.tables.with_dictionary(self.shadow.clone()).await?;
+        let subject = Subject {
+            table: self.table.clone(),
+            order: StoredOrder::Key,
+            filters: table::relation_columns(self.tables.structure, self.table).into(),
+        };
+        let (writer, place) = (self.tables.writer.clone(), self.place());
+        let walk = move || FreshWalk::new(writer, &place, subject, before, gone);
+        let walk = match aside(walk).await? {
+            Proof::Holds(walk) => walk,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let walked = self
+            .read(self.table, &Part::Fresh, walk, FreshWalk::rows)
+            .await?;
+        let (walk, came) = match walked {
+            Proof::Holds(walked) => walked,
+            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        };
+        let counted = count.old + count.fresh;
+        let mut finished = aside(move || walk.finish(counted, count.fresh, came.rows)).await?;
+        if let Proof::Holds(walked) = &mut finished {
+            walked.bytes_stored += came.cell_bytes;
+        }
+        Ok(finished)
+    }
+
+    /// Reads a part of the table and hands its rows to `walk`, batch by batch; gives the walk back
+    /// and what came.
+    async fn read<W: Send + 'static>(
+        &self,
+        table: &Table,
+        part: &Part,
+        mut walk: W,
+        take: impl Fn(&mut W, Digested) -> Result<(), shadow::Error> + Send + 'static,
+    ) -> Result<Proof<(W, Came)>, AnyFailure> {
+        let (pieces, received) = mpsc::channel(PIECES_WAITING_MAX);
+        let (count, counted) = oneshot::channel();
+        let intake = Intake::new(self.tables.writer.clone(), table, true);
+        let walking = tokio::task::spawn_blocking(move || {
+            feed(intake, received, counted, |batch| take(&mut walk, batch))
+                .map(|came| came.map(|came| (walk, came)))
+        });
+        let read = self.prover.read_part(table, self.witness, part, pieces);
+        let read = read.await.map(|rows| {
+            let _ = count.send(rows);
+        });
+        let walked = walking
+            .await
+            .map_err(|error| AnyFailure::new(Class::Bug, error.to_string(), None))?;
+        match (walked, read) {
+            (Err(error), _) => doubting(Err(error)),
+            (Ok(_), Err(error)) => Ok(unanswered(&error)),
+            (Ok(Some(walked)), Ok(())) => Ok(Proof::Holds(walked)),
+            (Ok(None), Ok(())) => Ok(Proof::Doubt("its rows ended early")),
+        }
+    }
+}
+
+/// What came of a part.
+struct Came {
+    rows: u64,
+    /// Sealed bytes of the large cells' new chunks.
+    cell_bytes: u64,
+}
+
+/// Feeds what the source sends to `take`; none where the source failed.
+fn feed(
+    mut intake: Intake,
+    mut pieces: PieceReceiver,
+    counted: oneshot::Receiver<u64>,
+    mut take: impl FnMut(Digested) -> Result<(), shadow::Error>,
+) -> Result<Option<Came>, shadow::Error> {
+    while let Some(piece) = pieces.blocking_recv() {
+        match piece {
+            Piece::Slice { column, bytes } => intake.slice(column, &bytes)?,
+            Piece::Rows(rows) => {
+                if let Some(digested) = intake.rows(rows)? {
+                    take(digested)?;
+                }
+            }
+        }
+    }
+    let Ok(rows) = counted.blocking_recv() else {
+        return Ok(None);
+    };
+    while let Some(digested) = intake.next()? {
+        take(digested)?;
+    }
+    let cell_bytes = intake.finish()?;
+    Ok(Some(Came { rows, cell_bytes }))
+}
+
+/// Where the database does not answer, there is doubt too: if it cannot answer at all, reading
+/// every row fails with the error to tell.
+fn unanswered<T>(error: &AnyFailure) -> Proof<T> {
+    tracing::debug!("what changed could not be asked for: {error}");
+    Proof::Doubt("the database did not answer")
+}
+
+/// Does what blocks on a thread of its own.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<Proof<T>, shadow::Error> + Send + 'static,
+) -> Result<Proof<T>, AnyFailure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    doubting(done.map_err(|error| AnyFailure::new(Class::Bug, error.to_string(), None))?)
+}
+
+/// The sum of what a server says, which may be anything.
+fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
+}
+
+/// Where the shadow or the order of rows is not as it should be, there is doubt, and no failure:
+/// reading every row says what is wrong.
+fn doubting<T>(tried: Result<Proof<T>, shadow::Error>) -> Result<Proof<T>, AnyFailure> {
+    match tried {
+        Ok(proof) => Ok(proof),
+        Err(shadow::Error::Damaged { .. }) => Ok(Proof::Doubt("its shadow is damaged")),
+        Err(shadow::Error::Table(table::Error::Order { .. })) => Ok(Proof::Doubt(
+            "its rows came in another order than that of their keys",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The table with the columns of its key alone.
+fn keys_of(table: &Table) -> Table {
+    let mut keys = table.clone();
+    if let Some(key) = &table.key {
+        let columns = key.columns.iter();
+        keys.columns = columns
+            .clone()
+            .map(|(at, _)| table.columns[*at].clone())
+            .collect();
+        keys.key = Some(Key {
+            origin: key.origin.clone(),
+            columns: columns
+                .enumerate()
+                .map(|(at, (_, order))| (at, *order))
+                .collect(),
+        });
+    }
+    keys
+}
