@@ -4,11 +4,16 @@
 //! tables in Markdown. Ratios are reckoned within one run only, because no two machines are alike.
 //! Invariant: every figure that is printed was measured in this run.
 
+mod charts;
 mod database;
 mod days;
+mod growth;
 mod measure;
 mod memory;
+mod reach;
 mod report;
+mod s3;
+mod speed;
 mod tools;
 mod walk;
 
@@ -20,6 +25,7 @@ use database::mysql::Mysql;
 use database::postgres::Postgres;
 use database::sqlite::Sqlite;
 use report::Report;
+use s3::S3;
 
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,10 +36,16 @@ enum Part {
     Postgres,
     /// The same on a MariaDB server, at half the size.
     Mysql,
+    /// Requests to an S3 server, on SQLite at a tenth of the size.
+    S3,
+    /// How many bytes of text one thread turns into sealed chunks.
+    Speed,
     /// Sixty daily snapshots, and hourly ones, all kept, on SQLite.
     Days,
     /// Peak memory of backup and restore, with a row of 256 MiB, on SQLite.
     Memory,
+    /// What grows how fast, with the database and with the number of snapshots.
+    Growth,
 }
 
 /// Measures rowvault beside its peers; prints tables in Markdown.
@@ -54,18 +66,26 @@ struct Options {
     /// How many days of 24 hourly snapshots follow on a repository of their own
     #[arg(long, default_value_t = 0)]
     hourly_days: u32,
+    /// How many times each engine's walk is run; figures are medians, ratios are of one run each
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
     /// What the sample and its edits are drawn from
     #[arg(long, default_value_t = 20_261_121)]
     seed: u64,
     /// Where the databases and repositories are made
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     directory: PathBuf,
+    /// Write bar charts of what was measured into this directory
+    #[arg(long, value_name = "DIR")]
+    charts: Option<PathBuf>,
     /// The rowvault that is measured: this build's, unless another is named
     #[arg(long, default_value = env!("CARGO_BIN_EXE_rowvault"))]
     binary: PathBuf,
-    /// Leave restic and borg out
+    /// Leave the peers out
     #[arg(long)]
     alone: bool,
+    #[command(flatten)]
+    reach: growth::Reach,
     /// Given by cargo to every benchmark; without it this is a test
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,6 +99,15 @@ impl Options {
         self.only.is_empty() || self.only.contains(&part)
     }
 
+    /// What is run, in few words.
+    fn about(&self) -> String {
+        let runs = match self.runs {
+            1 => "one run".into(),
+            runs => format!("medians of {runs} runs"),
+        };
+        format!("size {}, {runs}", self.size)
+    }
+
     /// Whether `cargo test` was asked for this, or for everything.
     fn is_asked_for(&self) -> bool {
         let mut words = self.words.iter();
@@ -89,7 +118,15 @@ impl Options {
     fn into_test(self) -> Options {
         Options {
             size: 0.002,
-            only: vec![Part::Sqlite, Part::Days],
+            only: vec![
+                Part::Sqlite,
+                Part::Postgres,
+                Part::Speed,
+                Part::Days,
+                Part::Growth,
+            ],
+            reach: self.reach.into_test(),
+            runs: 1,
             days: 2,
             hourly_days: 0,
             alone: true,
@@ -100,6 +137,9 @@ impl Options {
 
 fn main() {
     let mut options = Options::parse();
+    if let Some(words) = &options.reach.growth_step {
+        return growth::step(words);
+    }
     if !options.bench {
         if !options.is_asked_for() || !measure::can_run() {
             return;
@@ -109,23 +149,12 @@ fn main() {
     if options.smoke {
         options.size = 0.02;
         options.days = options.days.min(3);
+        options.reach = options.reach.into_test();
     }
     let mut report = Report::new(&options);
-    if options.wants(Part::Sqlite) {
-        let scratch = scratch(&options);
-        walk::run(&options, &mut Sqlite::new(scratch.path()), 1.0, &mut report);
-    }
-    if options.wants(Part::Postgres) {
-        match Postgres::start() {
-            Some(mut server) => walk::run(&options, &mut server, 1.0, &mut report),
-            None => report.note("PostgreSQL is not installed: left out"),
-        }
-    }
-    if options.wants(Part::Mysql) {
-        match Mysql::start() {
-            Some(mut server) => walk::run(&options, &mut server, 0.5, &mut report),
-            None => report.note("MariaDB is not installed: left out"),
-        }
+    walks(&options, &mut report);
+    if options.wants(Part::Speed) {
+        (0..options.runs).for_each(|_| speed::run(&options, &mut report));
     }
     if options.wants(Part::Days) {
         days::run(&options, &mut report);
@@ -133,7 +162,58 @@ fn main() {
     if options.wants(Part::Memory) {
         memory::run(&options, &mut report);
     }
+    if options.wants(Part::Growth) {
+        growth::run(&options);
+    }
     report.end();
+    if let Some(directory) = &options.charts {
+        charts::write(directory, report.tables(), options.runs);
+    }
+}
+
+/// The walks of the engines, each as often as was asked, with a new database for each.
+fn walks(options: &Options, report: &mut Report) {
+    type One = fn(&Options, &mut Report) -> Result<(), &'static str>;
+    let all: [(Part, One); 4] = [
+        (Part::Sqlite, sqlite),
+        (Part::Postgres, postgres),
+        (Part::Mysql, mysql),
+        (Part::S3, s3),
+    ];
+    for (part, one) in all {
+        if options.wants(part) {
+            let walked: Result<(), &str> = (0..options.runs).try_for_each(|_| one(options, report));
+            match walked {
+                Ok(()) => report.print(),
+                Err(why) => report.note(why),
+            }
+        }
+    }
+}
+
+fn sqlite(options: &Options, report: &mut Report) -> Result<(), &'static str> {
+    let scratch = scratch(options);
+    walk::run(options, &mut Sqlite::new(scratch.path()), 1.0, report);
+    Ok(())
+}
+
+fn postgres(options: &Options, report: &mut Report) -> Result<(), &'static str> {
+    let mut server = Postgres::start().ok_or("PostgreSQL is not installed: left out")?;
+    walk::run(options, &mut server, 1.0, report);
+    Ok(())
+}
+
+fn mysql(options: &Options, report: &mut Report) -> Result<(), &'static str> {
+    let mut server = Mysql::start().ok_or("MariaDB is not installed: left out")?;
+    walk::run(options, &mut server, 0.5, report);
+    Ok(())
+}
+
+/// The server keeps what it is given in memory, and is slow: a tenth of the size is enough to count.
+fn s3(options: &Options, report: &mut Report) -> Result<(), &'static str> {
+    let server = S3::start().ok_or("ROWVAULT_MOTO names no S3 server: requests were left out")?;
+    walk::on_s3(options, 0.1, &server, report);
+    Ok(())
 }
 
 fn scratch(options: &Options) -> tempfile::TempDir {

@@ -4,6 +4,7 @@
 //! Invariant: every engine gets the same rows and the same edits.
 
 pub mod mysql;
+pub mod neighbour;
 pub mod postgres;
 pub mod sqlite;
 
@@ -13,6 +14,9 @@ use std::path::Path;
 use rowvault::row::schema::Engine;
 use rowvault::sample::churn::Edit;
 use rowvault::sample::{Row, Sample, Table, Value};
+
+use crate::tools::Tool;
+use neighbour::Neighbour;
 
 /// A database with the sample in it.
 pub trait Database {
@@ -38,6 +42,14 @@ pub trait Database {
     fn discard(&mut self, copy: &Copy);
     /// The process id of its server.
     fn server(&self) -> Option<u32> {
+        None
+    }
+    /// Another database of its server, to be written into meanwhile.
+    fn neighbour(&self) -> Option<Neighbour> {
+        None
+    }
+    /// The peer that knows this engine alone, if it is installed.
+    fn own_tool(&self, _directory: &Path) -> Option<Box<dyn Tool>> {
         None
     }
 }

@@ -8,7 +8,7 @@ use rowvault::sample::churn::{Churn, Edit};
 
 use crate::database::Database;
 use crate::database::sqlite::Sqlite;
-use crate::report::{Report, size};
+use crate::report::{Asked, Report, size};
 use crate::tools::{Rowvault, Tool};
 use crate::{Options, scratch};
 
@@ -70,13 +70,18 @@ fn history(options: &Options, days: u32, a_day: usize, report: &mut Report) {
     ));
     let limit = if a_day == 1 { 2.2 } else { 2.5 };
     let ratio = total as f64 / first.bytes as f64;
-    report.target(&format!("{what}: total ÷ first"), Some(ratio), limit, "");
+    report.target(
+        &format!("{what}: total ÷ first"),
+        Some(ratio),
+        Asked::AtMost(limit),
+        "",
+    );
     if let Some(tallest) = tallest {
         let mut alone = Rowvault::new(&options.binary, scratch.path(), "alone");
         let restored = restore(&rowvault, &mut alone, &mut crm, &tallest, report);
         peak = peak.max(restored);
     }
-    report.target(&format!("{what}: peak memory"), Some(peak), 160.0, " MiB");
+    report.peak(&format!("{what}: peak memory"), peak, 160.0);
 }
 
 /// Compares the restore of `tallest` with one of the same rows in a single run a table, which
@@ -89,10 +94,10 @@ fn restore(
     report: &mut Report,
 ) -> f64 {
     let tall = crm.copy("tall");
-    let stacked = rowvault.restore(&tallest.id, &tall.url);
+    let stacked = rowvault.restore_to(&tallest.id, &tall.url).cost;
     alone.backup(&tall.url, "");
     let flat = crm.copy("flat");
-    let base = alone.restore("latest", &flat.url);
+    let base = alone.restore(&flat).cost;
     crm.discard(&tall);
     crm.discard(&flat);
     report.note(&format!(
@@ -100,6 +105,6 @@ fn restore(
         tallest.runs, stacked.cpu, base.cpu
     ));
     let what = "tallest stack restored, CPU ÷ base alone";
-    report.ratio(what, Some(stacked.cpu), Some(base.cpu), 1.4);
+    report.ratio(what, Some(stacked.cpu), Some(base.cpu), Asked::AtMost(1.4));
     stacked.peak.max(base.peak)
 }

@@ -7,8 +7,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// GNU time, from the Debian package of that name; the shell's own knows no memory.
 const TIME: &str = "/usr/bin/time";
@@ -114,23 +116,71 @@ pub fn stored(directory: &Path) -> u64 {
     sizes.sum()
 }
 
+/// What a server uses while something is done, whatever ends meanwhile.
+pub struct Watch {
+    pid: u32,
+    before: f64,
+    children: usize,
+}
+
+impl Watch {
+    /// Begins to look at the server whose first process is `pid`.
+    pub fn start(pid: u32) -> Watch {
+        Watch {
+            pid,
+            before: server_cpu(pid),
+            children: children(pid).len(),
+        }
+    }
+
+    /// CPU seconds since. A backend lives on for a moment after its client: it is waited for.
+    pub fn end(self) -> f64 {
+        for _ in 0..100 {
+            if children(self.pid).len() <= self.children {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server_cpu(self.pid) - self.before
+    }
+}
+
 /// What a server's processes have used so far: CPU seconds of `pid`, of the children it has waited
-/// for, and of those that live.
+/// for, and of those that live. One that ends while this reads would count twice or not at all;
+/// then all is read again.
 pub fn server_cpu(pid: u32) -> f64 {
+    loop {
+        let waited_for = ticks(pid, WAITED_FOR);
+        let living: f64 = children(pid).iter().map(|&child| ticks(child, ALL)).sum();
+        if ticks(pid, WAITED_FOR) == waited_for {
+            return (living + waited_for + ticks(pid, OWN)) / TICKS_PER_SECOND;
+        }
+    }
+}
+
+/// What one process has used so far, without its children: CPU seconds.
+pub fn process_cpu(pid: u32) -> f64 {
+    ticks(pid, OWN) / TICKS_PER_SECOND
+}
+
+fn children(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
-    let living = children.split_whitespace();
-    let living: f64 = living
-        .map(|child| ticks(child, 0..2) / TICKS_PER_SECOND)
-        .sum();
-    living + ticks(&pid.to_string(), 0..4) / TICKS_PER_SECOND
+    let pids = children.split_whitespace();
+    pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Linux shows times to programs in hundredths, whatever the kernel counts in.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Of utime, stime, cutime and cstime: what a process has used itself,
+const OWN: Range<usize> = 0..2;
+/// what the children had used that it has waited for,
+const WAITED_FOR: Range<usize> = 2..4;
+/// and both.
+const ALL: Range<usize> = 0..4;
 
 /// The sum of utime, stime, cutime and cstime of `pid`, as far as `which` takes them.
-fn ticks(pid: &str, which: std::ops::Range<usize>) -> f64 {
+fn ticks(pid: u32, which: Range<usize>) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name stands in brackets and may hold anything; after it, utime is the 12th field.
     let after = stat.rsplit_once(')').map_or("", |(_, after)| after);

@@ -11,8 +11,8 @@ use rusqlite::{Connection, MAIN_DB};
 
 use crate::database::Database;
 use crate::database::sqlite::Sqlite;
-use crate::report::{Line, Report};
-use crate::tools::{Rowvault, Taken, Tool};
+use crate::report::Report;
+use crate::tools::{Rowvault, Tool};
 use crate::{Options, scratch};
 
 /// At this size the sample's file is over 1 GiB.
@@ -28,28 +28,19 @@ pub fn run(options: &Options, report: &mut Report) {
     crm.fill(&sample);
     add_cell(crm.file()).expect("the file takes another table");
     let length = crm.file().metadata().expect("it was filled").len();
-    report.note(&format!(
-        "\n### Memory: a file of {} MiB, one cell of 256 MiB in it",
+    let title = format!(
+        "Memory: a file of {} MiB, one cell of 256 MiB in it",
         length >> 20
-    ));
-    report.table(&crm, sample.count_all() + 1);
+    );
+    report.table(&title, &crm.version(), sample.count_all() + 1);
     let mut rowvault = Rowvault::new(&options.binary, scratch.path(), "rowvault");
     let taken = rowvault.backup(&crm.url(), "");
-    let copy = crm.copy("restored");
-    let restored = Taken {
-        cost: rowvault.restore("latest", &copy.url),
-        ..Taken::default()
-    };
+    let restored = rowvault.restore(&crm.copy("restored"));
     for (step, taken) in [("full", &taken), ("restore", &restored)] {
-        report.line(&Line {
-            step,
-            tool: "rowvault",
-            taken,
-            server: None,
-        });
-        let what = format!("memory: {step}, peak");
-        report.target(&what, Some(taken.cost.peak), LIMIT, " MiB");
+        report.line(step, "rowvault", taken);
+        report.peak(&format!("memory: {step}, peak"), taken.cost.peak, LIMIT);
     }
+    report.print();
 }
 
 /// Adds a table with one row, whose cell no compression makes smaller.

@@ -1,38 +1,140 @@
 //! The tools that are compared: rowvault by its command line, and its peers by theirs.
 //!
 //! Each keeps a repository of its own in the run's directory. Invariant: all see the same data in
-//! turn, and what one stores is the growth of its repository's directory.
+//! turn, and what one stores is the growth of its repository.
+
+pub mod mydumper;
+pub mod pgbackrest;
+pub mod streams;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use rowvault::sample::Sample;
+use rowvault::sample::churn::Edit;
 use serde_json::Value;
 
-use crate::measure::{Cost, Meter, stored, version};
+use crate::database::Copy;
+use crate::measure::{Cost, Meter, stored};
+use crate::s3::S3;
+
+/// The peers' programs, and what makes them say their version.
+pub const PEERS: [(&str, &str); 5] = [
+    ("restic", "version"),
+    ("rustic", "--version"),
+    ("borg", "--version"),
+    ("pgbackrest", "version"),
+    ("mydumper", "--version"),
+];
 
 /// A tool that takes snapshots.
 pub trait Tool {
     /// Its name.
     fn name(&self) -> &'static str;
+
     /// Takes a snapshot of the database at `url`, or of what the line `dump` writes.
     fn backup(&mut self, url: &str, dump: &str) -> Taken;
+
+    /// Makes the copy out of the newest snapshot.
+    fn restore(&mut self, copy: &Copy) -> Taken;
+
+    /// Whether it takes part in every step, and not only where all do.
+    fn is_foremost(&self) -> bool {
+        false
+    }
+
+    /// The first process of the server that it reads, where it needs one of its own: that has the
+    /// same rows, and gets the same edits.
+    fn server(&self) -> Option<u32> {
+        None
+    }
+
+    /// Fills its own server.
+    fn fill(&mut self, _sample: &Sample) {}
+
+    /// Notes edits for its own server.
+    fn note(&mut self, _edits: &[Edit]) {}
+
+    /// Does, before its turn begins to count, what must not disturb another's: its own server gets
+    /// its edits.
+    fn prepare(&mut self) {}
 }
 
-/// A snapshot that was taken.
+/// What a tool did, and what it cost.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
-    /// What it cost.
+    /// What its own processes cost.
     pub cost: Cost,
+    /// CPU seconds of the database's server meanwhile, where there is one.
+    pub server: Option<f64>,
     /// How much the repository grew.
     pub bytes: u64,
+    /// Requests to the storage, where that counts them.
+    pub requests: Option<f64>,
     /// How the tool found what changed, where it says so.
     pub mode: String,
+    /// Of a restore, the seconds that went into reading everything back, as no peer does.
+    pub read_back: f64,
+}
+
+impl Taken {
+    /// CPU seconds of client and server.
+    pub fn cpu(&self) -> f64 {
+        self.cost.cpu + self.server.unwrap_or_default()
+    }
+}
+
+impl From<Cost> for Taken {
+    fn from(cost: Cost) -> Taken {
+        Taken {
+            cost,
+            ..Taken::default()
+        }
+    }
+}
+
+/// Where a tool's repository is.
+#[derive(Clone)]
+pub enum Place {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// A bucket of an S3 server.
+    Bucket(Rc<S3>, &'static str),
+}
+
+impl Place {
+    /// How many bytes are there.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Place::Directory(directory) => stored(directory),
+            Place::Bucket(server, bucket) => server.bytes(bucket),
+        }
+    }
+
+    fn requests(&self) -> Option<f64> {
+        match self {
+            Place::Directory(_) => None,
+            Place::Bucket(server, _) => Some(server.requests()),
+        }
+    }
+
+    /// Lets a tool work, and sees how the repository grew and what was asked of it.
+    pub fn watch(&self, work: impl FnOnce() -> Taken) -> Taken {
+        let bytes = self.bytes();
+        let requests = self.requests();
+        let mut taken = work();
+        taken.requests = self.requests().zip(requests).map(|(now, then)| now - then);
+        // Some tools rewrite files, so that a repository can shrink a little.
+        taken.bytes = self.bytes().saturating_sub(bytes);
+        taken
+    }
 }
 
 /// The release binary, as a user runs it.
 pub struct Rowvault {
     binary: PathBuf,
     meter: Meter,
-    repository: PathBuf,
+    place: Place,
 }
 
 impl Rowvault {
@@ -43,12 +145,26 @@ impl Rowvault {
         let mut meter = Meter::new(&base);
         let repository = base.join("repository");
         meter.set("ROWVAULT_REPO", &repository);
+        Rowvault::init(binary, &base, meter, Place::Directory(repository))
+    }
+
+    /// The same in a bucket.
+    pub fn in_bucket(binary: &Path, directory: &Path, server: &Rc<S3>) -> Rowvault {
+        let base = directory.join("rowvault-s3");
+        std::fs::create_dir(&base).expect("the run's directory is writable");
+        let mut meter = Meter::new(&base);
+        let place = server.place("rowvault", &mut meter);
+        meter.set("ROWVAULT_REPO", "s3://rowvault/crm");
+        Rowvault::init(binary, &base, meter, place)
+    }
+
+    fn init(binary: &Path, base: &Path, mut meter: Meter, place: Place) -> Rowvault {
         meter.set("ROWVAULT_KEY_FILE", base.join("key"));
         meter.set("ROWVAULT_STATE_DIR", base.join("state"));
         let tool = Rowvault {
             binary: binary.into(),
             meter,
-            repository,
+            place,
         };
         let sheet = base.join("sheet");
         tool.json(&format!("init --recovery-out '{}'", sheet.display()));
@@ -65,20 +181,26 @@ impl Rowvault {
     }
 
     /// Restores `snapshot` to `url`.
-    pub fn restore(&self, snapshot: &str, url: &str) -> Cost {
-        self.restore_timed(snapshot, url).0
+    pub fn restore_to(&self, snapshot: &str, url: &str) -> Taken {
+        self.place.watch(|| {
+            let (cost, document) = self.json(&format!("restore {snapshot} --to '{url}'"));
+            let mut taken = Taken::from(cost);
+            taken.read_back = document["read_back_ms"].as_f64().unwrap_or(0.0) / 1000.0;
+            taken
+        })
     }
 
-    /// As `restore`, and how many seconds of it went into reading everything back.
-    pub fn restore_timed(&self, snapshot: &str, url: &str) -> (Cost, f64) {
-        let (cost, document) = self.json(&format!("restore {snapshot} --to '{url}'"));
-        let read_back = document["read_back_ms"].as_f64().unwrap_or(0.0);
-        (cost, read_back / 1000.0)
+    /// Where the repository is: its directory, or its bucket.
+    pub fn repository(&self) -> &Path {
+        match &self.place {
+            Place::Directory(directory) => directory,
+            Place::Bucket(_, bucket) => Path::new(bucket),
+        }
     }
 
     /// How many bytes the repository has.
     pub fn bytes(&self) -> u64 {
-        stored(&self.repository)
+        self.place.bytes()
     }
 
     /// How many runs the tables of `snapshot` have together.
@@ -104,111 +226,20 @@ impl Tool for Rowvault {
     }
 
     fn backup(&mut self, url: &str, _dump: &str) -> Taken {
-        let before = self.bytes();
-        let (cost, document) = self.json(&format!("backup '{url}' --name crm"));
-        let snapshot = &document["snapshots"][0];
-        Taken {
-            cost,
-            bytes: self.bytes() - before,
-            mode: snapshot["mode"].as_str().unwrap_or("?").into(),
-        }
-    }
-}
-
-/// restic with its defaults: compression "auto", its cache kept between snapshots.
-pub struct Restic {
-    meter: Meter,
-    repository: PathBuf,
-}
-
-impl Restic {
-    /// Makes a repository; nothing where restic is not installed.
-    pub fn new(directory: &Path) -> Option<Restic> {
-        version("restic", "version")?;
-        let base = directory.join("restic");
-        std::fs::create_dir(&base).expect("the run's directory is writable");
-        let password = base.join("password");
-        std::fs::write(&password, "benchmark\n").expect("the run's directory is writable");
-        let mut meter = Meter::new(&base);
-        let repository = base.join("repository");
-        meter.set("RESTIC_REPOSITORY", &repository);
-        meter.set("RESTIC_PASSWORD_FILE", password);
-        meter.set("RESTIC_CACHE_DIR", base.join("cache"));
-        meter.run("restic init --quiet");
-        Some(Restic { meter, repository })
-    }
-
-    /// Writes the newest snapshot into the line `load`.
-    pub fn restore(&self, load: &str) -> Cost {
-        let line = format!("restic dump --quiet latest crm.sql | {load}");
-        self.meter.run(&line).0
-    }
-}
-
-impl Tool for Restic {
-    fn name(&self) -> &'static str {
-        "dump → restic"
-    }
-
-    fn backup(&mut self, _url: &str, dump: &str) -> Taken {
-        let before = stored(&self.repository);
-        let line = format!("{dump} | restic backup --quiet --stdin --stdin-filename crm.sql");
-        let (cost, _) = self.meter.run(&line);
-        let bytes = stored(&self.repository) - before;
-        Taken {
-            cost,
-            bytes,
-            mode: String::new(),
-        }
-    }
-}
-
-/// borg with encryption, and the compression that rowvault and restic use too.
-pub struct Borg {
-    meter: Meter,
-    repository: PathBuf,
-    count: u32,
-}
-
-impl Borg {
-    /// Makes a repository; nothing where borg is not installed.
-    pub fn new(directory: &Path) -> Option<Borg> {
-        version("borg", "--version")?;
-        let base = directory.join("borg");
-        std::fs::create_dir(&base).expect("the run's directory is writable");
-        let mut meter = Meter::new(&base);
-        let repository = base.join("repository");
-        meter.set("BORG_REPO", &repository);
-        meter.set("BORG_PASSPHRASE", "benchmark");
-        meter.set("BORG_BASE_DIR", base.join("base"));
-        meter.run("borg init --encryption repokey-blake2");
-        Some(Borg {
-            meter,
-            repository,
-            count: 0,
+        self.place.watch(|| {
+            let (cost, document) = self.json(&format!("backup '{url}' --name crm"));
+            let mut taken = Taken::from(cost);
+            let mode = document["snapshots"][0]["mode"].as_str();
+            taken.mode = mode.unwrap_or("?").into();
+            taken
         })
     }
-}
 
-impl Tool for Borg {
-    fn name(&self) -> &'static str {
-        "dump → borg"
+    fn restore(&mut self, copy: &Copy) -> Taken {
+        self.restore_to("latest", &copy.url)
     }
 
-    fn backup(&mut self, _url: &str, dump: &str) -> Taken {
-        self.count += 1;
-        let before = stored(&self.repository);
-        let archive = self.count;
-        let line = format!(
-            "{dump} | borg create --compression zstd,3 --stdin-name crm.sql ::snapshot-{archive} -"
-        );
-        let (cost, _) = self.meter.run(&line);
-        // borg rewrites some of its files, so that a repository can shrink a little.
-        let bytes = stored(&self.repository).saturating_sub(before);
-        Taken {
-            cost,
-            bytes,
-            mode: String::new(),
-        }
+    fn is_foremost(&self) -> bool {
+        true
     }
 }

@@ -12,6 +12,8 @@ use rowvault::sample::{Sample, Table, text};
 
 use super::{Copy, Database, script, shell};
 use crate::measure::version;
+use crate::tools::Tool;
+use crate::tools::mydumper::Mydumper;
 
 const SERVER: &str = "/usr/sbin/mariadbd";
 
@@ -211,5 +213,10 @@ impl Database for Mysql {
 
     fn server(&self) -> Option<u32> {
         Some(self.child.id())
+    }
+
+    fn own_tool(&self, directory: &Path) -> Option<Box<dyn Tool>> {
+        let tool = Mydumper::new(directory, shell(&self.socket()))?;
+        Some(Box::new(tool))
     }
 }

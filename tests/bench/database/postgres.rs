@@ -10,14 +10,20 @@ use rowvault::row::schema::Engine;
 use rowvault::sample::churn::Edit;
 use rowvault::sample::{Sample, Table, text};
 
+use super::neighbour::Neighbour;
 use super::{Copy, Database, script, shell};
 use crate::measure::version;
+use crate::tools::Tool;
+use crate::tools::pgbackrest::Pgbackrest;
 
 /// Debian's places, the newest first.
 const PLACES: [&str; 5] = ["18", "17", "16", "15", "14"];
-/// Neither side waits for the disk: what is compared is the work.
-const SETTINGS: &str = "listen_addresses = ''\nfsync = off\nfull_page_writes = off\n\
-    shared_buffers = 512MB\nmaintenance_work_mem = 256MB\nmax_wal_size = 4GB\njit = off\n";
+/// As little waiting for the disk as may be: what is compared is the work. `fsync` stays on, since
+/// without it no server's word on what changed is to be believed. Nor does the server clean up by
+/// itself while somebody's CPU is counted.
+const SETTINGS: &str = "listen_addresses = ''\nsynchronous_commit = off\nfull_page_writes = off\n\
+    shared_buffers = 512MB\nmaintenance_work_mem = 256MB\nmax_wal_size = 4GB\njit = off\n\
+    autovacuum = off\n";
 
 /// The server.
 pub struct Postgres {
@@ -36,6 +42,14 @@ fn as_server_user(program: &Path) -> Command {
     command
 }
 
+/// The same for a line of shell.
+pub fn as_server_user_line() -> &'static str {
+    match rustix::process::geteuid().is_root() {
+        true => "setpriv --reuid=postgres --regid=postgres --clear-groups",
+        false => "",
+    }
+}
+
 fn user() -> Option<(u32, u32)> {
     let users = std::fs::read_to_string("/etc/passwd").ok()?;
     let line = users.lines().find(|line| line.starts_with("postgres:"))?;
@@ -43,19 +57,29 @@ fn user() -> Option<(u32, u32)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// Gives a path to the server's user.
+fn give(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = user().expect("the package made its user");
+        chown(path, Some(uid), Some(gid)).expect("we are root");
+    }
+}
+
 impl Postgres {
     /// Starts a server; nothing where none is installed.
     pub fn start() -> Option<Postgres> {
+        Postgres::start_with("")
+    }
+
+    /// Starts a server with these settings as well.
+    pub fn start_with(settings: &str) -> Option<Postgres> {
         let places = PLACES.map(|version| format!("/usr/lib/postgresql/{version}/bin"));
         let bin = places.iter().map(Path::new);
         let bin = bin.into_iter().find(|bin| bin.join("initdb").is_file())?;
         let directory = tempfile::Builder::new().prefix("rvbench").tempdir();
         let directory = directory.expect("temporary files can be made");
         let path = directory.path();
-        if rustix::process::geteuid().is_root() {
-            let (uid, gid) = user().expect("the package made its user");
-            chown(path, Some(uid), Some(gid)).expect("we are root");
-        }
+        give(path);
         let everybody = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(path, everybody).expect("the directory is ours");
         let made = as_server_user(&bin.join("initdb"))
@@ -72,7 +96,7 @@ impl Postgres {
             .open(path.join("data/postgresql.conf"))
             .expect("initdb made it");
         config
-            .write_all(format!("{SETTINGS}{sockets}").as_bytes())
+            .write_all(format!("{SETTINGS}{sockets}{settings}").as_bytes())
             .expect("the disk has room");
         let child = as_server_user(&bin.join("postgres"))
             .arg("-D")
@@ -106,11 +130,50 @@ impl Postgres {
         panic!("the server did not start within 30 s");
     }
 
-    fn psql(&self, database: &str, arguments: &[&str], input: impl FnOnce(&mut dyn Write)) {
-        let mut child = Command::new(self.bin.join("psql"))
+    /// Where its sockets are, and whatever else belongs to it.
+    pub fn sockets(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// One of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// Makes a directory beside its data, for its user alone.
+    pub fn make_directory(&self, name: &str) -> PathBuf {
+        let made = self.directory.path().join(name);
+        std::fs::create_dir(&made).expect("the directory is ours");
+        give(&made);
+        let own = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&made, own).expect("the directory is ours");
+        made
+    }
+
+    /// Changes a setting while it runs.
+    pub fn set(&self, name: &str, value: &str) {
+        let set = format!("ALTER SYSTEM SET {name} = '{value}'");
+        self.statements("postgres", &[set, "SELECT pg_reload_conf()".into()]);
+    }
+
+    fn client(&self, database: &str) -> Command {
+        let mut command = Command::new(self.bin.join("psql"));
+        command
             .args(["-X", "-q", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-h"])
             .arg(self.directory.path())
-            .args(["-o", "/dev/null", "-d", database])
+            .args(["-d", database]);
+        command
+    }
+
+    fn psql(&self, database: &str, arguments: &[&str], input: impl FnOnce(&mut dyn Write)) {
+        let mut child = self
+            .client(database)
+            .args(["-o", "/dev/null"])
             .args(arguments)
             .stdin(Stdio::piped())
             .spawn()
@@ -192,6 +255,8 @@ impl Database for Postgres {
                 .write_all(sql.as_bytes())
                 .expect("psql reads to the end");
         });
+        // What the edits left to be written is written before anybody's turn.
+        self.statements("crm", &["CHECKPOINT".into()]);
     }
 
     fn url(&self) -> String {
@@ -228,5 +293,15 @@ impl Database for Postgres {
 
     fn server(&self) -> Option<u32> {
         Some(self.child.id())
+    }
+
+    fn neighbour(&self) -> Option<Neighbour> {
+        self.statements("postgres", &["CREATE DATABASE neighbour".into()]);
+        Some(Neighbour::new(&mut self.client("neighbour")))
+    }
+
+    fn own_tool(&self, directory: &Path) -> Option<Box<dyn Tool>> {
+        let tool = Pgbackrest::new(directory)?;
+        Some(Box::new(tool))
     }
 }
