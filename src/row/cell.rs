@@ -13,7 +13,7 @@
 //! | 4 | real: SQLite REAL | 8 bytes LE, IEEE 754 |
 //! | 5 | a large cell, cut out | class (1 text, 2 blob), length u64 LE, digest of 16 bytes |
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 
 use crate::failure::{Class, Failure};
@@ -396,8 +396,13 @@ impl RowBatch {
 
     /// The row at `index`, which must be below `len`.
     pub fn row(&self, index: usize) -> &[u8] {
+        &self.bytes[self.range(index)]
+    }
+
+    /// Where in [`RowBatch::bytes`] the row at `index`, which must be below `len`, lies.
+    pub fn range(&self, index: usize) -> Range<usize> {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.bytes[start..self.ends[index]]
+        start..self.ends[index]
     }
 
     /// The rows in order.

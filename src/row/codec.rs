@@ -10,6 +10,7 @@
 //!
 //! with numbers as LEB128, and nothing behind. Invariant: decoding trusts no length it reads.
 
+mod against;
 mod bytes;
 mod column;
 mod dictionary;
@@ -24,6 +25,7 @@ pub use error::Error;
 
 use crate::row::cell::{self, RowBatch, push_varint};
 use crate::row::key::KeyBatch;
+use against::{Against, Scratch};
 use bytes::{BLOB, CellRef, INTEGER, LARGE, LARGE_BYTES, NULL, REAL, Reader, TEXT};
 use column::{Column, ColumnDecoder, ColumnEncoder, take_column};
 
@@ -247,6 +249,7 @@ pub struct Decoder {
     columns: Vec<Column>,
     column: ColumnDecoder,
     deleted: KeyBatch,
+    scratch: Scratch,
 }
 
 impl Decoder {
@@ -287,28 +290,33 @@ impl Decoder {
         rows: &RowBatch,
         deleted: &KeyBatch,
     ) -> bool {
-        let mut found = std::mem::take(&mut self.deleted);
         let mut input = Reader::new(bytes, "layout");
-        let read = self.read(&mut input, columns, Limits::default(), &mut found);
-        let whole = read.ok().filter(|_| input.finish().is_ok());
-        let same = whole.is_some_and(|header| {
-            header.raw == rows.bytes().len() + deleted.bytes().len()
-                && header.rows == rows.len()
-                && found == *deleted
-                && (0..rows.len()).all(|row| self.row_is(row, rows.row(row)))
-        });
-        self.deleted = found;
-        same
+        self.compare(&mut input, columns, rows, deleted)
+            .is_ok_and(|same| same && input.left() == 0)
     }
 
-    /// Whether the cells of all columns in `row` are those of `wanted`, and no others follow.
-    fn row_is(&self, row: usize, wanted: &[u8]) -> bool {
-        let mut rest = wanted;
-        self.columns.iter().all(|column| {
-            let after = rest.strip_prefix(column.cell(row));
-            rest = after.unwrap_or_default();
-            after.is_some()
-        }) && rest.is_empty()
+    fn compare(
+        &mut self,
+        input: &mut Reader<'_>,
+        columns: usize,
+        rows: &RowBatch,
+        deleted: &KeyBatch,
+    ) -> Result<bool, Error> {
+        let header = take_header(input, columns, Limits::default())?;
+        let raw = rows.bytes().len() + deleted.bytes().len();
+        if header.rows != rows.len() || header.raw != raw {
+            return Ok(false);
+        }
+        let mut against = Against::new(rows, &mut self.scratch);
+        if header.rows > 0 {
+            for position in 0..columns {
+                self.column
+                    .decode(input, position, header.rows, raw, &mut against)?;
+            }
+        }
+        self.deleted.clear();
+        take_keys(input, header.deleted, &mut self.deleted)?;
+        Ok(against.whole() && self.deleted == *deleted)
     }
 
     /// Reads all columns, if there are rows, and the deleted keys.

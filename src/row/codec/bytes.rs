@@ -107,6 +107,25 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What the cells of a column are given to, in the order of their rows.
+pub(super) trait TakesCells {
+    /// Takes a cell of canonical bytes.
+    fn push_canonical(&mut self, cell: &[u8]) -> Result<(), Error>;
+
+    /// Takes a cell of a tag and its content.
+    fn push(&mut self, tag: u8, content: &[u8]) -> Result<(), Error>;
+
+    /// Takes a text of `length` bytes that `write` appends.
+    fn push_text_with(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Error>;
+
+    /// Bytes that may still come.
+    fn bytes_left(&self) -> usize;
+}
+
 /// A column in the making: canonical cells one after the other.
 ///
 /// An empty cell stands for NULL once presence has been applied.
@@ -132,37 +151,6 @@ impl Sink {
         Ok(())
     }
 
-    /// Adds a cell of canonical bytes.
-    pub(super) fn push_canonical(&mut self, cell: &[u8]) -> Result<(), Error> {
-        self.check(cell.len())?;
-        self.bytes.extend_from_slice(cell);
-        self.ends.push(self.bytes.len());
-        Ok(())
-    }
-
-    /// Adds a cell of a tag and its content.
-    pub(super) fn push(&mut self, tag: u8, content: &[u8]) -> Result<(), Error> {
-        let prefix = if tag == TEXT || tag == BLOB { 2 } else { 1 };
-        self.check(content.len().saturating_add(prefix))?;
-        push_cell(&mut self.bytes, tag, content);
-        self.ends.push(self.bytes.len());
-        Ok(())
-    }
-
-    /// Adds a text of `length` bytes that `write` appends.
-    pub(super) fn push_text_with(
-        &mut self,
-        length: usize,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), Error> {
-        self.check(length.saturating_add(2))?;
-        self.bytes.push(TEXT);
-        push_varint(&mut self.bytes, length as u64);
-        write(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-        Ok(())
-    }
-
     /// Number of cells.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
@@ -179,11 +167,6 @@ impl Sink {
         self.bytes.len()
     }
 
-    /// Bytes that may still come.
-    pub(super) fn bytes_left(&self) -> usize {
-        self.bytes_max.saturating_sub(self.bytes.len())
-    }
-
     /// Puts an empty cell wherever a bit of `presence` is not set; the cells so far are those
     /// whose bit is set. `ends` is scratch.
     pub(super) fn spread(&mut self, presence: &[u8], rows: usize, ends: &mut Vec<usize>) {
@@ -197,5 +180,39 @@ impl Sink {
             ends.push(end);
         }
         std::mem::swap(&mut self.ends, ends);
+    }
+}
+
+impl TakesCells for Sink {
+    fn push_canonical(&mut self, cell: &[u8]) -> Result<(), Error> {
+        self.check(cell.len())?;
+        self.bytes.extend_from_slice(cell);
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    fn push(&mut self, tag: u8, content: &[u8]) -> Result<(), Error> {
+        let prefix = if tag == TEXT || tag == BLOB { 2 } else { 1 };
+        self.check(content.len().saturating_add(prefix))?;
+        push_cell(&mut self.bytes, tag, content);
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    fn push_text_with(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Error> {
+        self.check(length.saturating_add(2))?;
+        self.bytes.push(TEXT);
+        push_varint(&mut self.bytes, length as u64);
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    fn bytes_left(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes.len())
     }
 }

@@ -5,7 +5,7 @@
 //! cell is NULL, else 1 and a bit for each row, lowest first, set where there is a value; the
 //! codec then sees the values alone. The choice depends on the cells only.
 
-use super::bytes::{CellRef, NULL, Reader, Sink, TEXT, push_cell};
+use super::bytes::{CellRef, NULL, Reader, Sink, TEXT, TakesCells, push_cell};
 use super::error::Error;
 use super::{dictionary, digits, number, plain, time};
 use crate::row::cell::{Cells, push_varint};
@@ -143,6 +143,19 @@ fn common_tag(cells: &[CellRef]) -> Option<u8> {
     cells.iter().all(|cell| cell.tag == tag).then_some(tag)
 }
 
+/// What whole columns are given to. After `begin` come the cells that are not NULL.
+pub(super) trait TakesColumn: TakesCells {
+    /// Takes a column of `rows` rows whose cells are all `cell`, in canonical bytes.
+    fn constant(&mut self, cell: &[u8], rows: usize) -> Result<(), Error>;
+
+    /// Begins a column of `rows` rows, with a bit for each in `presence` where some are NULL; its
+    /// cells may have `bytes_max` bytes, NULLs apart.
+    fn begin(&mut self, presence: Option<&[u8]>, rows: usize, bytes_max: usize);
+
+    /// Ends the column.
+    fn end(&mut self) -> Result<(), Error>;
+}
+
 /// A column that was read.
 #[derive(Default)]
 pub(super) struct Column {
@@ -150,6 +163,9 @@ pub(super) struct Column {
     sink: Sink,
     constant: bool,
     nulls: usize,
+    rows: usize,
+    presence: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl Column {
@@ -169,12 +185,64 @@ impl Column {
     }
 }
 
+impl TakesCells for Column {
+    fn push_canonical(&mut self, cell: &[u8]) -> Result<(), Error> {
+        self.sink.push_canonical(cell)
+    }
+
+    fn push(&mut self, tag: u8, content: &[u8]) -> Result<(), Error> {
+        self.sink.push(tag, content)
+    }
+
+    fn push_text_with(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Error> {
+        self.sink.push_text_with(length, write)
+    }
+
+    fn bytes_left(&self) -> usize {
+        self.sink.bytes_left()
+    }
+}
+
+impl TakesColumn for Column {
+    fn constant(&mut self, cell: &[u8], rows: usize) -> Result<(), Error> {
+        self.begin(None, rows, cell.len());
+        self.constant = true;
+        self.sink.push_canonical(cell)
+    }
+
+    fn begin(&mut self, presence: Option<&[u8]>, rows: usize, bytes_max: usize) {
+        self.sink.reset(bytes_max);
+        self.constant = false;
+        self.rows = rows;
+        self.presence.clear();
+        self.presence
+            .extend_from_slice(presence.unwrap_or_default());
+        self.nulls = presence.map_or(0, |bits| rows - values(bits));
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        if !self.presence.is_empty() {
+            self.sink.spread(&self.presence, self.rows, &mut self.ends);
+        }
+        Ok(())
+    }
+}
+
+/// How many rows have a value.
+fn values(presence: &[u8]) -> usize {
+    let ones = presence.iter().map(|byte| byte.count_ones() as usize);
+    ones.sum()
+}
+
 /// Reads columns; its buffers are used again.
 #[derive(Default)]
 pub(super) struct ColumnDecoder {
     values: Vec<i64>,
     lengths: Vec<usize>,
-    ends: Vec<usize>,
     dictionary: Sink,
 }
 
@@ -187,12 +255,9 @@ impl ColumnDecoder {
         position: usize,
         rows: usize,
         bytes_max: usize,
-        column: &mut Column,
+        column: &mut impl TakesColumn,
     ) -> Result<(), Error> {
         let (codec, content) = take_column(input)?;
-        column.sink.reset(bytes_max);
-        column.constant = codec == CONSTANT;
-        column.nulls = 0;
         if codec == CONSTANT {
             let damaged = Error::Damaged { what: "constant" };
             let mut cells = Cells::new(content);
@@ -201,7 +266,7 @@ impl ColumnDecoder {
             if !one || all.is_none_or(|all| all > bytes_max) {
                 return Err(damaged);
             }
-            return column.sink.push_canonical(content);
+            return column.constant(content, rows);
         }
         let mut content = Reader::new(content, name(codec));
         let presence = match content.byte()? {
@@ -209,31 +274,19 @@ impl ColumnDecoder {
             1 => Some(content.take(rows.div_ceil(8))?),
             _ => return Err(content.damaged()),
         };
-        let count = match presence {
-            None => rows,
-            Some(bits) => bits.iter().map(|byte| byte.count_ones() as usize).sum(),
-        };
+        let count = presence.map_or(rows, values);
         let beyond = presence
             .is_some_and(|bits| !rows.is_multiple_of(8) && bits[rows / 8] >> (rows % 8) != 0);
-        if count == 0 || beyond {
+        if count == 0 || beyond || rows - count > bytes_max {
             return Err(content.damaged());
         }
-        column.nulls = rows - count;
-        if column.nulls > bytes_max {
-            return Err(content.damaged());
-        }
-        column.sink.reset(bytes_max - column.nulls);
+        column.begin(presence, rows, bytes_max - (rows - count));
         match codec {
-            DICTIONARY => {
-                self.decode_dictionary(&mut content, position, count, &mut column.sink)?
-            }
-            _ => self.decode_values(&mut content, codec, position, count, &mut column.sink)?,
+            DICTIONARY => self.decode_dictionary(&mut content, position, count, column)?,
+            _ => self.decode_values(&mut content, codec, position, count, column)?,
         }
         content.finish()?;
-        if let Some(bits) = presence {
-            column.sink.spread(bits, rows, &mut self.ends);
-        }
-        Ok(())
+        column.end()
     }
 
     fn decode_values(
@@ -242,7 +295,7 @@ impl ColumnDecoder {
         codec: u8,
         position: usize,
         count: usize,
-        sink: &mut Sink,
+        sink: &mut impl TakesCells,
     ) -> Result<(), Error> {
         match codec {
             PLAIN => plain::decode(input, count, &mut self.lengths, sink),
@@ -262,7 +315,7 @@ impl ColumnDecoder {
         input: &mut Reader<'_>,
         position: usize,
         count: usize,
-        sink: &mut Sink,
+        sink: &mut impl TakesCells,
     ) -> Result<(), Error> {
         let values = usize::from(input.byte()?);
         let indexes = input.take(count)?;

@@ -4,7 +4,7 @@
 //! 1 after `\x`), the lengths in bytes (LEB128), the bytes. Upper-case digits, an odd number of
 //! them, or fewer than 8 bare ones do not fit.
 
-use super::bytes::{CellRef, Reader, Sink};
+use super::bytes::{CellRef, Reader, TakesCells};
 use super::error::Error;
 use crate::row::cell::push_varint;
 
@@ -71,7 +71,7 @@ pub(super) fn encode_uuid(bytes: &[u8], cells: &[CellRef], out: &mut Vec<u8>) ->
 pub(super) fn decode_uuid(
     input: &mut Reader<'_>,
     count: usize,
-    sink: &mut Sink,
+    sink: &mut impl TakesCells,
 ) -> Result<(), Error> {
     for bytes in input.take_items(count, 16)?.chunks_exact(16) {
         let mut text = [b'-'; 36];
@@ -128,7 +128,7 @@ pub(super) fn decode_hex(
     input: &mut Reader<'_>,
     count: usize,
     lengths: &mut Vec<usize>,
-    sink: &mut Sink,
+    sink: &mut impl TakesCells,
 ) -> Result<(), Error> {
     let prefix: &[u8] = match input.byte()? {
         BARE => b"",

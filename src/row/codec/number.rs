@@ -4,7 +4,7 @@
 //! series of mantissas. Text fits in its one canonical form only: no `+`, no leading zeros, no
 //! `-0`, exactly `scale` places. A real fits where mantissa / 10^scale gives back its very bits.
 
-use super::bytes::{CellRef, INTEGER, REAL, Reader, Sink, TEXT};
+use super::bytes::{CellRef, INTEGER, REAL, Reader, TEXT, TakesCells};
 use super::error::Error;
 use super::series;
 
@@ -119,7 +119,7 @@ pub(super) fn decode(
     input: &mut Reader<'_>,
     count: usize,
     values: &mut Vec<i64>,
-    sink: &mut Sink,
+    sink: &mut impl TakesCells,
 ) -> Result<(), Error> {
     let (class, scale) = (input.byte()?, input.byte()?);
     let scale_max = match class {

@@ -4,7 +4,7 @@
 //! blobs (LEB128), the integers and reals (8 bytes LE each, in order), the large cells (25 bytes
 //! each), the bytes of texts and blobs. Invariant: every column fits.
 
-use super::bytes::{BLOB, CellRef, INTEGER, LARGE, LARGE_BYTES, REAL, Reader, Sink, TEXT};
+use super::bytes::{BLOB, CellRef, INTEGER, LARGE, LARGE_BYTES, REAL, Reader, TEXT, TakesCells};
 use super::error::Error;
 use crate::row::cell::push_varint;
 
@@ -51,7 +51,7 @@ pub(super) fn decode(
     input: &mut Reader<'_>,
     count: usize,
     lengths: &mut Vec<usize>,
-    sink: &mut Sink,
+    sink: &mut impl TakesCells,
 ) -> Result<(), Error> {
     let class = input.byte()?;
     let tags = match class {

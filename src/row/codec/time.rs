@@ -6,7 +6,7 @@
 //! proleptic Gregorian calendar, years 0000 to 9999. A text that is no such time (`0000-00-00`,
 //! `2024-02-30`, `24:00:00`, `infinity`) does not fit, and its column is written otherwise.
 
-use super::bytes::{CellRef, Reader, Sink};
+use super::bytes::{CellRef, Reader, TakesCells};
 use super::error::Error;
 use super::series;
 
@@ -184,7 +184,7 @@ pub(super) fn decode(
     input: &mut Reader<'_>,
     count: usize,
     values: &mut Vec<i64>,
-    sink: &mut Sink,
+    sink: &mut impl TakesCells,
 ) -> Result<(), Error> {
     let (separator, fraction) = (input.byte()?, input.byte()?);
     let zone = ZONES
