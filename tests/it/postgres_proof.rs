@@ -299,6 +299,30 @@ async fn what_servers_of_18_do_to_rows_is_proven_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fresh_rows_too_many_to_be_held_are_read_twice() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int, w text);
+         INSERT INTO t SELECT i, 0, '' FROM generate_series(1, 1000) i";
+    let Some(rig) = Rig::with("", schema).await else {
+        return;
+    };
+    // More than rows before them let expect, then as many as those do.
+    for v in 1..3 {
+        rig.sql(&format!(
+            "UPDATE t SET v = {v}, w = repeat(md5(id::text), 3200) WHERE id % 5 = {v};
+             DELETE FROM t WHERE id IN (100 + {v}, 900, 1005 - {v} * 5)"
+        ));
+        assert_eq!(rig.mode().await, Mode::Proof, "{v}");
+    }
+    // One cell in slices, and a row that is gone.
+    rig.sql(
+        "UPDATE t SET w = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 70000) i)
+         WHERE id = 400; DELETE FROM t WHERE id = 405",
+    );
+    assert_eq!(rig.mode().await, Mode::Proof);
+    rig.read_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn transactions_open_at_the_earlier_snapshot_are_not_lost() {
     let Some(rig) = Rig::with("", SCHEMA).await else {
         return;

@@ -21,6 +21,10 @@ use crate::source::{Count, Order, PIECES_WAITING_MAX, Part, Piece, PieceReceiver
 
 /// From this share of fresh rows on, one of so many, reading all of them costs no more.
 const FRESH_OF: u64 = 4;
+/// Most bytes of fresh rows that are held until they are written; more are read twice.
+const HELD_BYTES_MAX: usize = 16 << 20;
+/// What a row takes beside its bytes: its key, its digest, and where they end.
+const HELD_BESIDE: u128 = 80;
 
 /// A table that is being proven.
 struct Proving<'a> {
@@ -97,14 +101,14 @@ impl Proving<'_> {
         if !takes_deltas(&self.shadow.stack) {
             return Ok(Proof::Doubt("its runs are to be folded"));
         }
-        let gone = match count.old == before {
-            true => KeyBatch::default(),
+        let (gone, fresh) = match count.old == before {
+            true => (KeyBatch::default(), Fresh::default()),
             false => match self.gone(count).await? {
-                Proof::Holds(gone) => gone,
+                Proof::Holds(found) => found,
                 Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
             },
         };
-        self.walk(count, gone).await
+        self.walk(count, gone, fresh).await
     }
 
     fn place(&self) -> Place {
@@ -119,8 +123,8 @@ impl Proving<'_> {
         }
     }
 
-    /// The keys that are gone.
-    async fn gone(&self, count: Count) -> Result<Proof<KeyBatch>, AnyFailure> {
+    /// The keys that are gone, and what was read of the fresh rows.
+    async fn gone(&self, count: Count) -> Result<Proof<(KeyBatch, Fresh)>, AnyFailure> {
         let keys = keys_of(self.table);
         let with_ranges = self.prover.has_ranges(self.table);
         let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
@@ -129,12 +133,20 @@ impl Proving<'_> {
             Proof::Holds(survey) => survey,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
+        let (read, held) = match self.may_hold(count.fresh) {
+            true => (self.table, Held::Rows(Vec::new())),
+            false => (&keys, Held::TooMany),
+        };
         let surveyed = self
-            .read(&keys, &Part::Fresh, survey, |survey, batch| {
-                (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))
+            .read(read, &Part::Fresh, (survey, held, 0), |taken, batch| {
+                let (survey, held, bytes) = taken;
+                (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))?;
+                *bytes += batch.held_bytes();
+                held.take(batch, *bytes);
+                Ok(())
             })
             .await?;
-        let (survey, came) = match surveyed {
+        let ((survey, held, _), came) = match surveyed {
             Proof::Holds(surveyed) => surveyed,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
@@ -148,11 +160,18 @@ impl Proving<'_> {
         if rows != before || came.rows != count.fresh || count.old + known > before {
             return Ok(Proof::Doubt("its counts contradict each other"));
         }
-        match before - count.old - known {
-            0 => Ok(Proof::Holds(KeyBatch::default())),
-            lost if lost >= before / FRESH_OF => Ok(Proof::Doubt("many of its rows are gone")),
-            _ => self.search(&keys, ranges, count).await,
-        }
+        let gone = match before - count.old - known {
+            0 => Proof::Holds(KeyBatch::default()),
+            lost if lost >= before / FRESH_OF => Proof::Doubt("many of its rows are gone"),
+            _ => self.search(&keys, ranges, count).await?,
+        };
+        Ok(gone.map(|gone| (gone, Fresh { held, came })))
+    }
+
+    /// Whether so many fresh rows can be held, if they are like those before.
+    fn may_hold(&self, fresh: u64) -> bool {
+        let bytes = u128::from(self.shadow.bytes) / u128::from(self.shadow.rows.max(1));
+        u128::from(fresh) * (bytes + HELD_BESIDE) <= HELD_BYTES_MAX as u128
     }
 
     /// Searches the ranges that lost rows.
@@ -204,8 +223,13 @@ impl Proving<'_> {
         }
     }
 
-    /// Writes what changed.
-    async fn walk(&self, count: Count, gone: KeyBatch) -> Result<Proof<Box<Walked>>, AnyFailure> {
+    /// Writes what changed: the fresh rows that are held, or as they are read again.
+    async fn walk(
+        &self,
+        count: Count,
+        gone: KeyBatch,
+        fresh: Fresh,
+    ) -> Result<Proof<Box<Walked>>, AnyFailure> {
         let before = self.tables.with_dictionary(self.shadow.clone()).await?;
         let subject = Subject {
             table: self.table.clone(),
@@ -218,9 +242,21 @@ impl Proving<'_> {
             Proof::Holds(walk) => walk,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
-        let walked = self
-            .read(self.table, &Part::Fresh, walk, FreshWalk::rows)
-            .await?;
+        // What the first reading stored is there for the second.
+        let stored = fresh.came.cell_bytes;
+        let walked = match fresh.held {
+            Held::Rows(batches) => {
+                let came = Came {
+                    cell_bytes: 0,
+                    ..fresh.came
+                };
+                aside(move || Ok(Proof::Holds((walk_held(walk, batches)?, came)))).await?
+            }
+            Held::TooMany => {
+                let read = self.read(self.table, &Part::Fresh, walk, FreshWalk::rows);
+                read.await?
+            }
+        };
         let (walk, came) = match walked {
             Proof::Holds(walked) => walked,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
@@ -228,7 +264,7 @@ impl Proving<'_> {
         let counted = count.old + count.fresh;
         let mut finished = aside(move || walk.finish(counted, count.fresh, came.rows)).await?;
         if let Proof::Holds(walked) = &mut finished {
-            walked.bytes_stored += came.cell_bytes;
+            walked.bytes_stored += stored + came.cell_bytes;
         }
         Ok(finished)
     }
@@ -265,7 +301,42 @@ impl Proving<'_> {
     }
 }
 
+/// Fresh rows, until they are written.
+#[derive(Default)]
+enum Held {
+    Rows(Vec<Digested>),
+    /// They are to be read again.
+    #[default]
+    TooMany,
+}
+
+impl Held {
+    /// Takes the next rows, with which all that came take `bytes`.
+    fn take(&mut self, batch: Digested, bytes: usize) {
+        match self {
+            Held::Rows(batches) if bytes <= HELD_BYTES_MAX => batches.push(batch),
+            _ => *self = Held::TooMany,
+        }
+    }
+}
+
+/// What was read of the fresh rows before they are written; nothing at first.
+#[derive(Default)]
+struct Fresh {
+    held: Held,
+    came: Came,
+}
+
+/// Hands the rows that were held to `walk`.
+fn walk_held(mut walk: FreshWalk, batches: Vec<Digested>) -> Result<FreshWalk, shadow::Error> {
+    for batch in batches {
+        walk.rows(batch)?;
+    }
+    Ok(walk)
+}
+
 /// What came of a part.
+#[derive(Default)]
 struct Came {
     rows: u64,
     /// Sealed bytes of the large cells' new chunks.
@@ -350,4 +421,40 @@ fn keys_of(table: &Table) -> Table {
         });
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::cell::RowBatch;
+
+    fn batch(bytes: usize) -> Digested {
+        let mut rows = RowBatch::default();
+        rows.push(&vec![7; bytes]);
+        Digested {
+            rows,
+            ..Digested::default()
+        }
+    }
+
+    #[test]
+    fn fresh_rows_are_held_up_to_a_bound_and_never_in_part() {
+        let mut held = Held::Rows(Vec::new());
+        held.take(batch(100), 100);
+        held.take(batch(100), HELD_BYTES_MAX);
+        assert!(matches!(&held, Held::Rows(batches) if batches.len() == 2));
+        held.take(batch(1), HELD_BYTES_MAX + 1);
+        held.take(batch(1), 1);
+        assert!(matches!(held, Held::TooMany));
+    }
+
+    #[test]
+    fn memory_of_a_batch_counts_its_buffers() {
+        assert_eq!(Digested::default().held_bytes(), 0);
+        let roomy = Digested {
+            rows: RowBatch::with_capacity(300 << 10),
+            ..Digested::default()
+        };
+        assert!(roomy.held_bytes() >= 300 << 10);
+    }
 }

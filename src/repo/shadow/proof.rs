@@ -37,6 +37,16 @@ pub enum Proof<T> {
     Doubt(&'static str),
 }
 
+impl<T> Proof<T> {
+    /// The same of what is made of it.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Proof<U> {
+        match self {
+            Proof::Holds(value) => Proof::Holds(make(value)),
+            Proof::Doubt(why) => Proof::Doubt(why),
+        }
+    }
+}
+
 /// Whether a delta run can be put onto `stack` without any row of it: no fold is due.
 pub fn takes_deltas(stack: &[ShadowRun]) -> bool {
     next_tier(stack) == 1
