@@ -109,9 +109,20 @@ pub enum Part {
     Within {
         /// Where ranges begin, as texts of the first key column, ascending; range 0 is below all.
         edges: Vec<String>,
-        /// The ranges, by number.
+        /// The ranges, by number, ascending.
         ranges: Vec<usize>,
+        /// How much of the table they hold.
+        share: Share,
     },
+}
+
+/// How much of a table some ranges hold, which tells how their rows are best found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// So little that each of them is looked up.
+    Little,
+    /// So much that every row is looked at.
+    Much,
 }
 
 /// How many rows a range has.

@@ -17,10 +17,12 @@ use crate::repo::shadow::{
 use crate::repo::table::{self, Digested, Intake};
 use crate::row::key::KeyBatch;
 use crate::row::schema::{Key, Table};
-use crate::source::{Count, Order, PIECES_WAITING_MAX, Part, Piece, PieceReceiver, Prover};
+use crate::source::{Count, Order, PIECES_WAITING_MAX, Part, Piece, PieceReceiver, Prover, Share};
 
 /// From this share of fresh rows on, one of so many, reading all of them costs no more.
 const FRESH_OF: u64 = 4;
+/// Ranges with less than this share of the rows, one of so many, are looked up one by one.
+const LITTLE_OF: u64 = 5;
 /// Most bytes of fresh rows that are held until they are written; more are read twice.
 const HELD_BYTES_MAX: usize = 16 << 20;
 /// What a row takes beside its bytes: its key, its digest, and where they end.
@@ -196,15 +198,23 @@ impl Proving<'_> {
             return Ok(Proof::Doubt("its counts contradict each other"));
         }
         let mut lost = Vec::new();
+        let mut to_read = 0;
         for (range, count) in ranges.into_iter().zip(counts) {
             match range.rows.checked_sub(range.fresh + count.old) {
-                Some(gone) => lost.push((range, gone)),
+                Some(gone) => {
+                    to_read += if gone > 0 { count.old + count.fresh } else { 0 };
+                    lost.push((range, gone));
+                }
                 None => return Ok(Proof::Doubt("a range has more old rows than there were")),
             }
         }
         let part = Part::Within {
             edges,
             ranges: (0..lost.len()).filter(|at| lost[*at].1 > 0).collect(),
+            share: match to_read < (all.old + all.fresh) / LITTLE_OF {
+                true => Share::Little,
+                false => Share::Much,
+            },
         };
         let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
         let search = move || Search::new(&place, &table, &shadow, lost).map(Proof::Holds);

@@ -19,7 +19,7 @@ use super::{quote, ranges};
 use crate::failure::Class;
 use crate::row::schema::{Table, TableName};
 use crate::source::address::ServerUrl;
-use crate::source::{Count, Part};
+use crate::source::{Count, Part, Share};
 
 /// Major versions on which everything here was tried.
 const MAJORS_TRIED: [u32; 2] = [15, 18];
@@ -438,10 +438,10 @@ fn fresh(witness: &str) -> Result<String, Error> {
 }
 
 /// The condition that chooses a part.
-pub fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Error> {
+fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Error> {
     match part {
         Part::Fresh => fresh(witness),
-        Part::Within { edges, ranges } => {
+        Part::Within { edges, ranges, .. } => {
             let range = ranges::bucket(table, edges);
             let numbers: Vec<String> = ranges.iter().map(usize::to_string).collect();
             Ok(match range {
@@ -456,8 +456,59 @@ pub fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Er
 pub const IN_HEAP_ORDER: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; \
  SET enable_bitmapscan = off";
 /// Lets it again.
-pub const IN_ANY_ORDER: &str =
-    "RESET enable_indexscan; RESET enable_indexonlyscan; RESET enable_bitmapscan";
+pub const IN_ANY_ORDER: &str = "RESET enable_seqscan; RESET enable_indexscan; \
+ RESET enable_indexonlyscan; RESET enable_bitmapscan";
+/// Has the planner look ranges up.
+const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off";
+
+/// How a part of a table is read.
+pub struct Way {
+    /// The condition that chooses its rows.
+    pub condition: String,
+    /// What is read in the place of the table.
+    pub instead: Option<String>,
+}
+
+impl Way {
+    /// The way to read a part of `table`; the planner is told of it until [`IN_ANY_ORDER`].
+    pub async fn choose(
+        client: &mut Client,
+        table: &Table,
+        candidates: &[usize],
+        witness: &str,
+        part: &Part,
+    ) -> Result<Way, Error> {
+        let condition = condition(table, witness, part)?;
+        let doing = format!("reading table {}", table.name);
+        if let Part::Within {
+            edges,
+            ranges,
+            share: Share::Little,
+        } = part
+            && let Some(rows) = ranges::looked_up(table, edges, ranges, candidates)
+        {
+            client.run(BY_INDEX, &doing).await?;
+            let explain = format!("EXPLAIN (COSTS OFF) SELECT * FROM {rows}");
+            let plan = client.rows(&explain, &doing).await?;
+            let lines = plan.into_iter().map(|row| {
+                let [line] = texts(row);
+                line
+            });
+            if ranges::looks_up(&lines.collect::<Vec<_>>()) {
+                return Ok(Way {
+                    condition: "true".into(),
+                    instead: Some(rows),
+                });
+            }
+            client.run(IN_ANY_ORDER, &doing).await?;
+        }
+        client.run(IN_HEAP_ORDER, &doing).await?;
+        Ok(Way {
+            condition,
+            instead: None,
+        })
+    }
+}
 
 /// How many rows each range has.
 pub async fn count(
