@@ -83,11 +83,10 @@ impl Tables<'_> {
 
 impl Proving<'_> {
     async fn run(&self) -> Result<Proof<Box<Walked>>, AnyFailure> {
-        let counts = match self.count(&[]).await {
-            Proof::Holds(counts) => counts,
-            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        let count = match self.prover.count(self.table, self.witness).await {
+            Ok(count) => count,
+            Err(error) => return Ok(unanswered(&error)),
         };
-        let count = counts.first().copied().unwrap_or_default();
         let before = self.shadow.rows;
         if count.fresh == 0 && count.old == before {
             let (writer, place) = (self.tables.writer.clone(), self.place());
@@ -117,9 +116,12 @@ impl Proving<'_> {
         self.tables.keeper.place().clone()
     }
 
-    /// The database's counts, range by range.
-    async fn count(&self, edges: &[String]) -> Proof<Vec<Count>> {
-        match self.prover.count(self.table, self.witness, edges).await {
+    /// The database's counts of all rows, range by range.
+    async fn count(&self, all: Count, edges: &[String]) -> Proof<Vec<u64>> {
+        if edges.is_empty() {
+            return Proof::Holds(vec![all.old + all.fresh]);
+        }
+        match self.prover.count_ranges(self.table, edges).await {
             Ok(counts) => Proof::Holds(counts),
             Err(error) => unanswered(&error),
         }
@@ -140,13 +142,18 @@ impl Proving<'_> {
             false => (&keys, Held::TooMany),
         };
         let surveyed = self
-            .read(read, &Part::Fresh, (survey, held, 0), |taken, batch| {
-                let (survey, held, bytes) = taken;
-                (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))?;
-                *bytes += batch.held_bytes();
-                held.take(batch, *bytes);
-                Ok(())
-            })
+            .read(
+                read,
+                &Part::Fresh,
+                (survey, held, 0_usize),
+                |taken, batch| {
+                    let (survey, held, bytes) = taken;
+                    (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))?;
+                    *bytes += batch.held_bytes();
+                    held.take(batch, *bytes);
+                    Ok(())
+                },
+            )
             .await?;
         let ((survey, held, _), came) = match surveyed {
             Proof::Holds(surveyed) => surveyed,
@@ -159,7 +166,11 @@ impl Proving<'_> {
         let rows = sum(ranges.iter().map(|range| range.rows));
         let known = sum(ranges.iter().map(|range| range.fresh));
         let before = self.shadow.rows;
-        if rows != before || came.rows != count.fresh || count.old + known > before {
+        if rows != before
+            || came.rows != count.fresh
+            || count.old + known > before
+            || known + sum(ranges.iter().map(|range| range.new)) != count.fresh
+        {
             return Ok(Proof::Doubt("its counts contradict each other"));
         }
         let gone = match before - count.old - known {
@@ -188,30 +199,30 @@ impl Proving<'_> {
             .skip(1)
             .map(|range| range.edge.clone())
             .collect();
-        let counts = match self.count(&edges).await {
+        let counts = match self.count(all, &edges).await {
             Proof::Holds(counts) => counts,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
-        let old = sum(counts.iter().map(|count| count.old));
-        let fresh = sum(counts.iter().map(|count| count.fresh));
-        if (old, fresh) != (all.old, all.fresh) || counts.len() != ranges.len() {
+        let rows = all.old + all.fresh;
+        if sum(counts.iter().copied()) != rows || counts.len() != ranges.len() {
             return Ok(Proof::Doubt("its counts contradict each other"));
         }
         let mut lost = Vec::new();
         let mut to_read = 0;
         for (range, count) in ranges.into_iter().zip(counts) {
-            match range.rows.checked_sub(range.fresh + count.old) {
+            // What was there and what is new, without what is there now.
+            match (range.rows + range.new).checked_sub(count) {
                 Some(gone) => {
-                    to_read += if gone > 0 { count.old + count.fresh } else { 0 };
+                    to_read += if gone > 0 { count } else { 0 };
                     lost.push((range, gone));
                 }
-                None => return Ok(Proof::Doubt("a range has more old rows than there were")),
+                None => return Ok(Proof::Doubt("a range has more rows than there can be")),
             }
         }
         let part = Part::Within {
             edges,
             ranges: (0..lost.len()).filter(|at| lost[*at].1 > 0).collect(),
-            share: match to_read < (all.old + all.fresh) / LITTLE_OF {
+            share: match to_read < rows / LITTLE_OF {
                 true => Share::Little,
                 false => Share::Much,
             },

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{CONDITION, texts};
-use super::client::Client;
+use super::client::{Client, TextRow};
 use super::error::Error;
 use super::structure::LARGE_OBJECTS;
 use super::{quote, ranges};
@@ -510,41 +510,57 @@ impl Way {
     }
 }
 
-/// How many rows each range has.
-pub async fn count(
-    client: &mut Client,
-    table: &Table,
-    witness: &str,
-    edges: &[String],
-) -> Result<Vec<Count>, Error> {
+/// How many rows the table has, old and fresh ones.
+pub async fn count(client: &mut Client, table: &Table, witness: &str) -> Result<Count, Error> {
     let fresh = fresh(witness)?;
-    // Grouping costs half as much again, even where there is but one group.
-    let (range, grouped) = match ranges::bucket(table, edges) {
-        Some(range) => (range.clone(), format!(" GROUP BY {range}")),
-        None => ("0".to_owned(), String::new()),
-    };
     let sql = format!(
-        "SELECT ({range})::text, pg_catalog.count(*)::text, \
-         (pg_catalog.count(*) FILTER (WHERE {fresh}))::text FROM ONLY {}{grouped}",
+        "SELECT pg_catalog.count(*)::text, \
+         (pg_catalog.count(*) FILTER (WHERE {fresh}))::text FROM ONLY {}",
         quote::table(&table.name)
     );
     let doing = format!("counting table {}", table.name);
-    client.run(IN_HEAP_ORDER, &doing).await?;
-    let rows = client.rows(&sql, &doing).await?;
-    client.run(IN_ANY_ORDER, &doing).await?;
-    let mut counts = vec![Count::default(); edges.len() + 1];
-    for row in rows {
-        let [range, all, fresh] = texts(row);
-        let numbers = (range.parse::<usize>(), all.parse::<u64>(), fresh.parse());
-        let (Ok(range), Ok(all), Ok(fresh)) = numbers else {
+    let counted = in_heap_order(client, &sql, &doing).await?;
+    let numbers = counted.into_iter().next().and_then(|row| {
+        let [all, fresh] = texts(row);
+        let (all, fresh): (u64, u64) = (all.parse().ok()?, fresh.parse().ok()?);
+        let old = all.checked_sub(fresh)?;
+        Some(Count { old, fresh })
+    });
+    numbers.ok_or_else(|| contradicts(client, &doing))
+}
+
+/// How many rows each of the ranges has that `edges` begin.
+pub async fn count_ranges(
+    client: &mut Client,
+    table: &Table,
+    edges: &[String],
+) -> Result<Vec<u64>, Error> {
+    let range = ranges::bucket(table, edges).unwrap_or_else(|| "0".into());
+    let sql = format!(
+        "SELECT r.range::text, pg_catalog.count(*)::text \
+         FROM (SELECT {range} AS range FROM ONLY {}) AS r GROUP BY r.range",
+        quote::table(&table.name)
+    );
+    let doing = format!("counting table {}", table.name);
+    let mut counts = vec![0; edges.len() + 1];
+    for row in in_heap_order(client, &sql, &doing).await? {
+        let [range, rows] = texts(row);
+        let (Ok(range), Ok(rows)) = (range.parse::<usize>(), rows.parse()) else {
             return Err(contradicts(client, &doing));
         };
-        let (Some(count), Some(old)) = (counts.get_mut(range), all.checked_sub(fresh)) else {
+        let Some(count) = counts.get_mut(range) else {
             return Err(contradicts(client, &doing));
         };
-        *count = Count { old, fresh };
+        *count = rows;
     }
     Ok(counts)
+}
+
+async fn in_heap_order(client: &mut Client, sql: &str, doing: &str) -> Result<Vec<TextRow>, Error> {
+    client.run(IN_HEAP_ORDER, doing).await?;
+    let rows = client.rows(sql, doing).await?;
+    client.run(IN_ANY_ORDER, doing).await?;
+    Ok(rows)
 }
 
 fn contradicts(client: &Client, doing: &str) -> Error {

@@ -38,16 +38,20 @@ impl Prover for Capture {
         ranges::has_ranges(table)
     }
 
-    async fn count(
-        &self,
-        table: &Table,
-        witness: &str,
-        edges: &[String],
-    ) -> Result<Vec<Count>, AnyFailure> {
+    async fn count(&self, table: &Table, witness: &str) -> Result<Count, AnyFailure> {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         let (mut client, stray) = begun.held(&self.server).await?;
-        let counts = proof::count(&mut client, table, witness, edges).await?;
+        let count = proof::count(&mut client, table, witness).await?;
+        begun.give_back(client, stray);
+        Ok(count)
+    }
+
+    async fn count_ranges(&self, table: &Table, edges: &[String]) -> Result<Vec<u64>, AnyFailure> {
+        let begun = self.begun.as_ref().ok_or_else(not_begun)?;
+        let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
+        let (mut client, stray) = begun.held(&self.server).await?;
+        let counts = proof::count_ranges(&mut client, table, edges).await?;
         begun.give_back(client, stray);
         Ok(counts)
     }
