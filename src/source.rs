@@ -109,12 +109,23 @@ pub enum Part {
     Within {
         /// Where ranges begin, as texts of the first key column, ascending; range 0 is below all.
         edges: Vec<String>,
-        /// The ranges, by number.
+        /// The ranges, by number, ascending.
         ranges: Vec<usize>,
+        /// How much of the table they hold.
+        share: Share,
     },
 }
 
-/// How many rows a range has.
+/// How much of a table some ranges hold, which tells how their rows are best found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// So little that each of them is looked up.
+    Little,
+    /// So much that every row is looked at.
+    Much,
+}
+
+/// How many rows a table has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Rows that are proven to be as they were in the earlier snapshot.
@@ -146,16 +157,18 @@ pub trait Prover: Send + Sync {
     /// Whether rows of `table` can be counted and read by ranges of its first key column.
     fn has_ranges(&self, table: &Table) -> bool;
 
-    /// How many rows there are in each range, one more than edges.
+    /// How many rows there are.
     ///
     /// # Errors
     /// As [`Source::begin`].
-    async fn count(
-        &self,
-        table: &Table,
-        witness: &str,
-        edges: &[String],
-    ) -> Result<Vec<Count>, AnyFailure>;
+    async fn count(&self, table: &Table, witness: &str) -> Result<Count, AnyFailure>;
+
+    /// How many rows there are in each range, one more than `edges`, which are as those of
+    /// [`Part::Within`].
+    ///
+    /// # Errors
+    /// As [`Source::begin`].
+    async fn count_ranges(&self, table: &Table, edges: &[String]) -> Result<Vec<u64>, AnyFailure>;
 
     /// Sends a part of the rows, in the order of the key. `table` may have fewer columns than
     /// there are, but those of its key.

@@ -394,6 +394,11 @@ impl RowBatch {
         &self.bytes
     }
 
+    /// How many bytes of memory it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+
     /// The row at `index`, which must be below `len`.
     pub fn row(&self, index: usize) -> &[u8] {
         &self.bytes[self.range(index)]

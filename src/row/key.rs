@@ -507,6 +507,11 @@ impl KeyBatch {
         self.0.bytes()
     }
 
+    /// How many bytes of memory it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.0.held_bytes()
+    }
+
     /// The key at `index`, which must be below `len`.
     pub fn key(&self, index: usize) -> &[u8] {
         self.0.row(index)

@@ -299,6 +299,68 @@ async fn what_servers_of_18_do_to_rows_is_proven_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fresh_rows_too_many_to_be_held_are_read_twice() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int, w text);
+         INSERT INTO t SELECT i, 0, '' FROM generate_series(1, 1000) i";
+    let Some(rig) = Rig::with("", schema).await else {
+        return;
+    };
+    // More than rows before them let expect, then as many as those do.
+    for v in 1..3 {
+        rig.sql(&format!(
+            "UPDATE t SET v = {v}, w = repeat(md5(id::text), 3200) WHERE id % 5 = {v};
+             DELETE FROM t WHERE id IN (100 + {v}, 900, 1005 - {v} * 5)"
+        ));
+        assert_eq!(rig.mode().await, Mode::Proof, "{v}");
+    }
+    // One cell in slices, and a row that is gone.
+    rig.sql(
+        "UPDATE t SET w = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 70000) i)
+         WHERE id = 400; DELETE FROM t WHERE id = 405",
+    );
+    assert_eq!(rig.mode().await, Mode::Proof);
+    rig.read_back().await;
+}
+
+/// Rows that come and go where ranges of the first key column meet.
+const AT_EDGES: &[&str] = &[
+    "INSERT INTO pair SELECT k, -1, 'before' FROM generate_series(0, 39) k;
+     DELETE FROM pair WHERE n = 0 AND k % 3 = 0",
+    // What was deleted is there again, and what came is gone.
+    "INSERT INTO pair SELECT k, 0, 'again' FROM generate_series(0, 39, 3) k;
+     DELETE FROM pair WHERE n = -1 AND k % 2 = 0; DELETE FROM pair WHERE n = 99",
+    "INSERT INTO pair SELECT k, -n, 'low' FROM generate_series(2, 38, 4) k, generate_series(2, 9) n;
+     DELETE FROM pair WHERE k = 7; UPDATE pair SET n = -50 WHERE n = 50",
+    "INSERT INTO pair SELECT 7, n, 'low' FROM generate_series(-3, 3) n;
+     DELETE FROM pair WHERE n < 1 AND k % 5 = 1",
+    // So few ranges that they are looked up: the lowest, the highest, some between.
+    "DELETE FROM pair WHERE (k, n) IN ((0, 40), (39, 40))",
+    "DELETE FROM pair WHERE k = 20 AND n < 9; DELETE FROM single WHERE id::text < '04'",
+    "DELETE FROM single WHERE id::text > 'fd';
+     INSERT INTO single SELECT repeat(digit, 32)::uuid, 'new' FROM unnest('{0,f}'::text[]) digit",
+    "DELETE FROM name WHERE k = 'n 1010'; DELETE FROM single WHERE id::text BETWEEN '80' AND '81'",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_at_the_edges_of_ranges_are_counted_on_the_right_side() {
+    let schema = "CREATE TABLE pair (k int, n int, v text, PRIMARY KEY (k, n));
+         CREATE TABLE single (id uuid PRIMARY KEY, v text); CREATE TABLE name (k text PRIMARY KEY);
+         INSERT INTO pair SELECT i / 100, i % 100, repeat('v', 50) FROM generate_series(0, 3999) i;
+         INSERT INTO single SELECT md5(i::text)::uuid, repeat('v', 50) FROM generate_series(1, 4000) i;
+         INSERT INTO name SELECT 'n ' || i FROM generate_series(1000, 3999) i";
+    let Some(rig) = Rig::with("", schema).await else {
+        return;
+    };
+    for script in AT_EDGES {
+        rig.sql(script);
+        let step = rig.step().await;
+        assert_eq!(step.mode, Mode::Proof, "{script}");
+        assert!(step.read * 5 < step.all, "{script}: {step:?}");
+    }
+    rig.read_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn transactions_open_at_the_earlier_snapshot_are_not_lost() {
     let Some(rig) = Rig::with("", SCHEMA).await else {
         return;

@@ -17,10 +17,16 @@ use crate::repo::shadow::{
 use crate::repo::table::{self, Digested, Intake};
 use crate::row::key::KeyBatch;
 use crate::row::schema::{Key, Table};
-use crate::source::{Count, Order, PIECES_WAITING_MAX, Part, Piece, PieceReceiver, Prover};
+use crate::source::{Count, Order, PIECES_WAITING_MAX, Part, Piece, PieceReceiver, Prover, Share};
 
 /// From this share of fresh rows on, one of so many, reading all of them costs no more.
 const FRESH_OF: u64 = 4;
+/// Ranges with less than this share of the rows, one of so many, are looked up one by one.
+const LITTLE_OF: u64 = 5;
+/// Most bytes of fresh rows that are held until they are written; more are read twice.
+const HELD_BYTES_MAX: usize = 16 << 20;
+/// What a row takes beside its bytes: its key, its digest, and where they end.
+const HELD_BESIDE: u128 = 80;
 
 /// A table that is being proven.
 struct Proving<'a> {
@@ -77,11 +83,10 @@ impl Tables<'_> {
 
 impl Proving<'_> {
     async fn run(&self) -> Result<Proof<Box<Walked>>, AnyFailure> {
-        let counts = match self.count(&[]).await {
-            Proof::Holds(counts) => counts,
-            Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
+        let count = match self.prover.count(self.table, self.witness).await {
+            Ok(count) => count,
+            Err(error) => return Ok(unanswered(&error)),
         };
-        let count = counts.first().copied().unwrap_or_default();
         let before = self.shadow.rows;
         if count.fresh == 0 && count.old == before {
             let (writer, place) = (self.tables.writer.clone(), self.place());
@@ -97,30 +102,33 @@ impl Proving<'_> {
         if !takes_deltas(&self.shadow.stack) {
             return Ok(Proof::Doubt("its runs are to be folded"));
         }
-        let gone = match count.old == before {
-            true => KeyBatch::default(),
+        let (gone, fresh) = match count.old == before {
+            true => (KeyBatch::default(), Fresh::default()),
             false => match self.gone(count).await? {
-                Proof::Holds(gone) => gone,
+                Proof::Holds(found) => found,
                 Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
             },
         };
-        self.walk(count, gone).await
+        self.walk(count, gone, fresh).await
     }
 
     fn place(&self) -> Place {
         self.tables.keeper.place().clone()
     }
 
-    /// The database's counts, range by range.
-    async fn count(&self, edges: &[String]) -> Proof<Vec<Count>> {
-        match self.prover.count(self.table, self.witness, edges).await {
+    /// The database's counts of all rows, range by range.
+    async fn count(&self, all: Count, edges: &[String]) -> Proof<Vec<u64>> {
+        if edges.is_empty() {
+            return Proof::Holds(vec![all.old + all.fresh]);
+        }
+        match self.prover.count_ranges(self.table, edges).await {
             Ok(counts) => Proof::Holds(counts),
             Err(error) => unanswered(&error),
         }
     }
 
-    /// The keys that are gone.
-    async fn gone(&self, count: Count) -> Result<Proof<KeyBatch>, AnyFailure> {
+    /// The keys that are gone, and what was read of the fresh rows.
+    async fn gone(&self, count: Count) -> Result<Proof<(KeyBatch, Fresh)>, AnyFailure> {
         let keys = keys_of(self.table);
         let with_ranges = self.prover.has_ranges(self.table);
         let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
@@ -129,12 +137,25 @@ impl Proving<'_> {
             Proof::Holds(survey) => survey,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
+        let (read, held) = match self.may_hold(count.fresh) {
+            true => (self.table, Held::Rows(Vec::new())),
+            false => (&keys, Held::TooMany),
+        };
         let surveyed = self
-            .read(&keys, &Part::Fresh, survey, |survey, batch| {
-                (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))
-            })
+            .read(
+                read,
+                &Part::Fresh,
+                (survey, held, 0_usize),
+                |taken, batch| {
+                    let (survey, held, bytes) = taken;
+                    (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))?;
+                    *bytes += batch.held_bytes();
+                    held.take(batch, *bytes);
+                    Ok(())
+                },
+            )
             .await?;
-        let (survey, came) = match surveyed {
+        let ((survey, held, _), came) = match surveyed {
             Proof::Holds(surveyed) => surveyed,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
@@ -145,14 +166,25 @@ impl Proving<'_> {
         let rows = sum(ranges.iter().map(|range| range.rows));
         let known = sum(ranges.iter().map(|range| range.fresh));
         let before = self.shadow.rows;
-        if rows != before || came.rows != count.fresh || count.old + known > before {
+        if rows != before
+            || came.rows != count.fresh
+            || count.old + known > before
+            || known + sum(ranges.iter().map(|range| range.new)) != count.fresh
+        {
             return Ok(Proof::Doubt("its counts contradict each other"));
         }
-        match before - count.old - known {
-            0 => Ok(Proof::Holds(KeyBatch::default())),
-            lost if lost >= before / FRESH_OF => Ok(Proof::Doubt("many of its rows are gone")),
-            _ => self.search(&keys, ranges, count).await,
-        }
+        let gone = match before - count.old - known {
+            0 => Proof::Holds(KeyBatch::default()),
+            lost if lost >= before / FRESH_OF => Proof::Doubt("many of its rows are gone"),
+            _ => self.search(&keys, ranges, count).await?,
+        };
+        Ok(gone.map(|gone| (gone, Fresh { held, came })))
+    }
+
+    /// Whether so many fresh rows can be held, if they are like those before.
+    fn may_hold(&self, fresh: u64) -> bool {
+        let bytes = u128::from(self.shadow.bytes) / u128::from(self.shadow.rows.max(1));
+        u128::from(fresh) * (bytes + HELD_BESIDE) <= HELD_BYTES_MAX as u128
     }
 
     /// Searches the ranges that lost rows.
@@ -167,25 +199,33 @@ impl Proving<'_> {
             .skip(1)
             .map(|range| range.edge.clone())
             .collect();
-        let counts = match self.count(&edges).await {
+        let counts = match self.count(all, &edges).await {
             Proof::Holds(counts) => counts,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
-        let old = sum(counts.iter().map(|count| count.old));
-        let fresh = sum(counts.iter().map(|count| count.fresh));
-        if (old, fresh) != (all.old, all.fresh) || counts.len() != ranges.len() {
+        let rows = all.old + all.fresh;
+        if sum(counts.iter().copied()) != rows || counts.len() != ranges.len() {
             return Ok(Proof::Doubt("its counts contradict each other"));
         }
         let mut lost = Vec::new();
+        let mut to_read = 0;
         for (range, count) in ranges.into_iter().zip(counts) {
-            match range.rows.checked_sub(range.fresh + count.old) {
-                Some(gone) => lost.push((range, gone)),
-                None => return Ok(Proof::Doubt("a range has more old rows than there were")),
+            // What was there and what is new, without what is there now.
+            match (range.rows + range.new).checked_sub(count) {
+                Some(gone) => {
+                    to_read += if gone > 0 { count } else { 0 };
+                    lost.push((range, gone));
+                }
+                None => return Ok(Proof::Doubt("a range has more rows than there can be")),
             }
         }
         let part = Part::Within {
             edges,
             ranges: (0..lost.len()).filter(|at| lost[*at].1 > 0).collect(),
+            share: match to_read < rows / LITTLE_OF {
+                true => Share::Little,
+                false => Share::Much,
+            },
         };
         let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
         let search = move || Search::new(&place, &table, &shadow, lost).map(Proof::Holds);
@@ -204,8 +244,13 @@ impl Proving<'_> {
         }
     }
 
-    /// Writes what changed.
-    async fn walk(&self, count: Count, gone: KeyBatch) -> Result<Proof<Box<Walked>>, AnyFailure> {
+    /// Writes what changed: the fresh rows that are held, or as they are read again.
+    async fn walk(
+        &self,
+        count: Count,
+        gone: KeyBatch,
+        fresh: Fresh,
+    ) -> Result<Proof<Box<Walked>>, AnyFailure> {
         let before = self.tables.with_dictionary(self.shadow.clone()).await?;
         let subject = Subject {
             table: self.table.clone(),
@@ -218,9 +263,21 @@ impl Proving<'_> {
             Proof::Holds(walk) => walk,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
         };
-        let walked = self
-            .read(self.table, &Part::Fresh, walk, FreshWalk::rows)
-            .await?;
+        // What the first reading stored is there for the second.
+        let stored = fresh.came.cell_bytes;
+        let walked = match fresh.held {
+            Held::Rows(batches) => {
+                let came = Came {
+                    cell_bytes: 0,
+                    ..fresh.came
+                };
+                aside(move || Ok(Proof::Holds((walk_held(walk, batches)?, came)))).await?
+            }
+            Held::TooMany => {
+                let read = self.read(self.table, &Part::Fresh, walk, FreshWalk::rows);
+                read.await?
+            }
+        };
         let (walk, came) = match walked {
             Proof::Holds(walked) => walked,
             Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
@@ -228,7 +285,7 @@ impl Proving<'_> {
         let counted = count.old + count.fresh;
         let mut finished = aside(move || walk.finish(counted, count.fresh, came.rows)).await?;
         if let Proof::Holds(walked) = &mut finished {
-            walked.bytes_stored += came.cell_bytes;
+            walked.bytes_stored += stored + came.cell_bytes;
         }
         Ok(finished)
     }
@@ -265,7 +322,42 @@ impl Proving<'_> {
     }
 }
 
+/// Fresh rows, until they are written.
+#[derive(Default)]
+enum Held {
+    Rows(Vec<Digested>),
+    /// They are to be read again.
+    #[default]
+    TooMany,
+}
+
+impl Held {
+    /// Takes the next rows, with which all that came take `bytes`.
+    fn take(&mut self, batch: Digested, bytes: usize) {
+        match self {
+            Held::Rows(batches) if bytes <= HELD_BYTES_MAX => batches.push(batch),
+            _ => *self = Held::TooMany,
+        }
+    }
+}
+
+/// What was read of the fresh rows before they are written; nothing at first.
+#[derive(Default)]
+struct Fresh {
+    held: Held,
+    came: Came,
+}
+
+/// Hands the rows that were held to `walk`.
+fn walk_held(mut walk: FreshWalk, batches: Vec<Digested>) -> Result<FreshWalk, shadow::Error> {
+    for batch in batches {
+        walk.rows(batch)?;
+    }
+    Ok(walk)
+}
+
 /// What came of a part.
+#[derive(Default)]
 struct Came {
     rows: u64,
     /// Sealed bytes of the large cells' new chunks.
@@ -350,4 +442,40 @@ fn keys_of(table: &Table) -> Table {
         });
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::cell::RowBatch;
+
+    fn batch(bytes: usize) -> Digested {
+        let mut rows = RowBatch::default();
+        rows.push(&vec![7; bytes]);
+        Digested {
+            rows,
+            ..Digested::default()
+        }
+    }
+
+    #[test]
+    fn fresh_rows_are_held_up_to_a_bound_and_never_in_part() {
+        let mut held = Held::Rows(Vec::new());
+        held.take(batch(100), 100);
+        held.take(batch(100), HELD_BYTES_MAX);
+        assert!(matches!(&held, Held::Rows(batches) if batches.len() == 2));
+        held.take(batch(1), HELD_BYTES_MAX + 1);
+        held.take(batch(1), 1);
+        assert!(matches!(held, Held::TooMany));
+    }
+
+    #[test]
+    fn memory_of_a_batch_counts_its_buffers() {
+        assert_eq!(Digested::default().held_bytes(), 0);
+        let roomy = Digested {
+            rows: RowBatch::with_capacity(300 << 10),
+            ..Digested::default()
+        };
+        assert!(roomy.held_bytes() >= 300 << 10);
+    }
 }

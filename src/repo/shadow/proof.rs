@@ -37,6 +37,16 @@ pub enum Proof<T> {
     Doubt(&'static str),
 }
 
+impl<T> Proof<T> {
+    /// The same of what is made of it.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Proof<U> {
+        match self {
+            Proof::Holds(value) => Proof::Holds(make(value)),
+            Proof::Doubt(why) => Proof::Doubt(why),
+        }
+    }
+}
+
 /// Whether a delta run can be put onto `stack` without any row of it: no fold is due.
 pub fn takes_deltas(stack: &[ShadowRun]) -> bool {
     next_tier(stack) == 1
@@ -53,15 +63,20 @@ pub struct Range {
     pub rows: u64,
     /// Rows in the shadow whose key is a fresh row's.
     pub fresh: u64,
+    /// Fresh rows whose key is no row's in the shadow.
+    pub new: u64,
 }
 
-/// Counts, range by range, the rows of a shadow and those of them that are fresh.
+/// Counts, range by range, the rows of a shadow, those of them that are fresh, and new ones.
 pub struct Survey {
     entries: Entries,
     encoder: Option<KeyEncoder>,
     ranges: Vec<Range>,
     range_rows: u64,
     last: Option<Part>,
+    /// The first column of the newest new row, and how many new rows have it; none where no range
+    /// can begin before the next row of the shadow.
+    newest: Option<(Part, u64)>,
 }
 
 impl Survey {
@@ -84,9 +99,11 @@ impl Survey {
                 edge: String::new(),
                 rows: 0,
                 fresh: 0,
+                new: 0,
             }],
             range_rows: RANGE_ROWS.max(shadow.rows / RANGES_MAX),
             last: None,
+            newest: None,
         })
     }
 
@@ -96,13 +113,36 @@ impl Survey {
     /// [`Error::Damaged`]: the shadow.
     pub fn key(&mut self, key: &[u8]) -> Result<(), Error> {
         self.pass(Some(key))?;
-        if let Some((known, entry)) = self.entries.head()
-            && known == key
-        {
-            let fresh = u64::from(entry.digest.is_some());
-            self.take(fresh)?;
+        let known = self.entries.head().filter(|(known, _)| *known == key);
+        match known.map(|(_, entry)| entry.digest.is_some()) {
+            Some(true) => return self.take(1),
+            Some(false) => self.take(0)?,
+            None => {}
         }
+        self.new_row(key);
         Ok(())
+    }
+
+    /// Counts a fresh row whose key is no row's in the shadow.
+    fn new_row(&mut self, key: &[u8]) {
+        if self.is_full()
+            && let Some(encoder) = &self.encoder
+        {
+            let first = first_column(encoder, key);
+            self.newest = match (self.newest.take(), first) {
+                (Some((last, rows)), Some(first)) if last == first => Some((last, rows + 1)),
+                (_, first) => first.map(|first| (first, 1)),
+            };
+        }
+        if let Some(range) = self.ranges.last_mut() {
+            range.new += 1;
+        }
+    }
+
+    /// Whether a range may begin at the next row.
+    fn is_full(&self) -> bool {
+        let rows = self.ranges.last().map(|range| range.rows);
+        rows.is_some_and(|rows| rows >= self.range_rows - 1)
     }
 
     fn pass(&mut self, limit: Option<&[u8]>) -> Result<(), Error> {
@@ -121,37 +161,45 @@ impl Survey {
             return Ok(());
         };
         if entry.digest.is_some() {
-            let full = self
-                .ranges
-                .last()
-                .is_some_and(|range| range.rows >= self.range_rows - 1);
-            if full && let Some(encoder) = &self.encoder {
-                // Ranges are of the first column alone, so its value must change at an edge.
-                let first = encoder
-                    .decode(key)
-                    .and_then(|parts| parts.into_iter().next());
-                let edge = first.as_ref().and_then(edge);
-                if let (Some(last), Some(first), Some(edge)) = (&self.last, &first, edge)
-                    && last != first
-                {
-                    let first = key.to_vec();
-                    self.ranges.push(Range {
-                        first,
-                        edge,
-                        rows: 0,
-                        fresh: 0,
-                    });
-                    self.last = None;
-                } else {
-                    self.last = first;
-                }
+            if self.is_full()
+                && let Some(encoder) = &self.encoder
+            {
+                let (column, first) = (first_column(encoder, key), key.to_vec());
+                self.row(column, first);
             }
+            self.newest = None;
             if let Some(range) = self.ranges.last_mut() {
                 range.rows += 1;
                 range.fresh += fresh;
             }
         }
         self.entries.advance()
+    }
+
+    /// Begins a range at a row with the key `first`, where it may. Ranges are of the first column
+    /// alone, so its value must change at an edge.
+    fn row(&mut self, column: Option<Part>, first: Vec<u8>) {
+        let edge = column.as_ref().and_then(edge);
+        if let (Some(last), Some(column), Some(edge)) = (&self.last, &column, edge)
+            && last != column
+        {
+            // New rows before the first may have its column's value too.
+            let newest = self.newest.take().filter(|(newest, _)| newest == column);
+            let new = newest.map_or(0, |(_, rows)| rows);
+            if let Some(before) = self.ranges.last_mut() {
+                before.new -= new;
+            }
+            self.ranges.push(Range {
+                first,
+                edge,
+                rows: 0,
+                fresh: 0,
+                new,
+            });
+            self.last = None;
+        } else {
+            self.last = column;
+        }
     }
 
     /// The ranges, when all keys were taken.
@@ -162,6 +210,10 @@ impl Survey {
         self.pass(None)?;
         Ok(self.ranges)
     }
+}
+
+fn first_column(encoder: &KeyEncoder, key: &[u8]) -> Option<Part> {
+    encoder.decode(key)?.into_iter().next()
 }
 
 /// The text by which a database knows the value; none where its order may not be the key's.

@@ -48,6 +48,16 @@ impl Digested {
         }
     }
 
+    /// How many bytes of memory it holds.
+    pub fn held_bytes(&self) -> usize {
+        let chunks = self.cells.iter().map(|cell| cell.chunks.capacity());
+        self.rows.held_bytes()
+            + self.keys.held_bytes()
+            + self.digests.capacity() * size_of::<Digest>()
+            + self.cells.capacity() * size_of::<LargeCell>()
+            + chunks.sum::<usize>() * size_of::<ChunkId>()
+    }
+
     /// The large cells of a row.
     pub fn cells(&self, row: usize) -> &[LargeCell] {
         if row == 0 { &self.cells } else { &[] }

@@ -217,6 +217,7 @@ impl Begun {
             side: &self.main,
             candidates,
             range,
+            instead: None,
         };
         match rows::read(&mut client, &read, out).await {
             Ok(count) => {

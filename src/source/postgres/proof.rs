@@ -12,14 +12,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{CONDITION, texts};
-use super::client::Client;
+use super::client::{Client, TextRow};
 use super::error::Error;
 use super::structure::LARGE_OBJECTS;
 use super::{quote, ranges};
 use crate::failure::Class;
 use crate::row::schema::{Table, TableName};
 use crate::source::address::ServerUrl;
-use crate::source::{Count, Part};
+use crate::source::{Count, Part, Share};
 
 /// Major versions on which everything here was tried.
 const MAJORS_TRIED: [u32; 2] = [15, 18];
@@ -438,10 +438,10 @@ fn fresh(witness: &str) -> Result<String, Error> {
 }
 
 /// The condition that chooses a part.
-pub fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Error> {
+fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Error> {
     match part {
         Part::Fresh => fresh(witness),
-        Part::Within { edges, ranges } => {
+        Part::Within { edges, ranges, .. } => {
             let range = ranges::bucket(table, edges);
             let numbers: Vec<String> = ranges.iter().map(usize::to_string).collect();
             Ok(match range {
@@ -456,44 +456,111 @@ pub fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Er
 pub const IN_HEAP_ORDER: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; \
  SET enable_bitmapscan = off";
 /// Lets it again.
-pub const IN_ANY_ORDER: &str =
-    "RESET enable_indexscan; RESET enable_indexonlyscan; RESET enable_bitmapscan";
+pub const IN_ANY_ORDER: &str = "RESET enable_seqscan; RESET enable_indexscan; \
+ RESET enable_indexonlyscan; RESET enable_bitmapscan";
+/// Has the planner look ranges up.
+const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off";
 
-/// How many rows each range has.
-pub async fn count(
-    client: &mut Client,
-    table: &Table,
-    witness: &str,
-    edges: &[String],
-) -> Result<Vec<Count>, Error> {
+/// How a part of a table is read.
+pub struct Way {
+    /// The condition that chooses its rows.
+    pub condition: String,
+    /// What is read in the place of the table.
+    pub instead: Option<String>,
+}
+
+impl Way {
+    /// The way to read a part of `table`; the planner is told of it until [`IN_ANY_ORDER`].
+    pub async fn choose(
+        client: &mut Client,
+        table: &Table,
+        candidates: &[usize],
+        witness: &str,
+        part: &Part,
+    ) -> Result<Way, Error> {
+        let condition = condition(table, witness, part)?;
+        let doing = format!("reading table {}", table.name);
+        if let Part::Within {
+            edges,
+            ranges,
+            share: Share::Little,
+        } = part
+            && let Some(rows) = ranges::looked_up(table, edges, ranges, candidates)
+        {
+            client.run(BY_INDEX, &doing).await?;
+            let explain = format!("EXPLAIN (COSTS OFF) SELECT * FROM {rows}");
+            let plan = client.rows(&explain, &doing).await?;
+            let lines = plan.into_iter().map(|row| {
+                let [line] = texts(row);
+                line
+            });
+            if ranges::looks_up(&lines.collect::<Vec<_>>()) {
+                return Ok(Way {
+                    condition: "true".into(),
+                    instead: Some(rows),
+                });
+            }
+            client.run(IN_ANY_ORDER, &doing).await?;
+        }
+        client.run(IN_HEAP_ORDER, &doing).await?;
+        Ok(Way {
+            condition,
+            instead: None,
+        })
+    }
+}
+
+/// How many rows the table has, old and fresh ones.
+pub async fn count(client: &mut Client, table: &Table, witness: &str) -> Result<Count, Error> {
     let fresh = fresh(witness)?;
-    // Grouping costs half as much again, even where there is but one group.
-    let (range, grouped) = match ranges::bucket(table, edges) {
-        Some(range) => (range.clone(), format!(" GROUP BY {range}")),
-        None => ("0".to_owned(), String::new()),
-    };
     let sql = format!(
-        "SELECT ({range})::text, pg_catalog.count(*)::text, \
-         (pg_catalog.count(*) FILTER (WHERE {fresh}))::text FROM ONLY {}{grouped}",
+        "SELECT pg_catalog.count(*)::text, \
+         (pg_catalog.count(*) FILTER (WHERE {fresh}))::text FROM ONLY {}",
         quote::table(&table.name)
     );
     let doing = format!("counting table {}", table.name);
-    client.run(IN_HEAP_ORDER, &doing).await?;
-    let rows = client.rows(&sql, &doing).await?;
-    client.run(IN_ANY_ORDER, &doing).await?;
-    let mut counts = vec![Count::default(); edges.len() + 1];
-    for row in rows {
-        let [range, all, fresh] = texts(row);
-        let numbers = (range.parse::<usize>(), all.parse::<u64>(), fresh.parse());
-        let (Ok(range), Ok(all), Ok(fresh)) = numbers else {
+    let counted = in_heap_order(client, &sql, &doing).await?;
+    let numbers = counted.into_iter().next().and_then(|row| {
+        let [all, fresh] = texts(row);
+        let (all, fresh): (u64, u64) = (all.parse().ok()?, fresh.parse().ok()?);
+        let old = all.checked_sub(fresh)?;
+        Some(Count { old, fresh })
+    });
+    numbers.ok_or_else(|| contradicts(client, &doing))
+}
+
+/// How many rows each of the ranges has that `edges` begin.
+pub async fn count_ranges(
+    client: &mut Client,
+    table: &Table,
+    edges: &[String],
+) -> Result<Vec<u64>, Error> {
+    let range = ranges::bucket(table, edges).unwrap_or_else(|| "0".into());
+    let sql = format!(
+        "SELECT r.range::text, pg_catalog.count(*)::text \
+         FROM (SELECT {range} AS range FROM ONLY {}) AS r GROUP BY r.range",
+        quote::table(&table.name)
+    );
+    let doing = format!("counting table {}", table.name);
+    let mut counts = vec![0; edges.len() + 1];
+    for row in in_heap_order(client, &sql, &doing).await? {
+        let [range, rows] = texts(row);
+        let (Ok(range), Ok(rows)) = (range.parse::<usize>(), rows.parse()) else {
             return Err(contradicts(client, &doing));
         };
-        let (Some(count), Some(old)) = (counts.get_mut(range), all.checked_sub(fresh)) else {
+        let Some(count) = counts.get_mut(range) else {
             return Err(contradicts(client, &doing));
         };
-        *count = Count { old, fresh };
+        *count = rows;
     }
     Ok(counts)
+}
+
+async fn in_heap_order(client: &mut Client, sql: &str, doing: &str) -> Result<Vec<TextRow>, Error> {
+    client.run(IN_HEAP_ORDER, doing).await?;
+    let rows = client.rows(sql, doing).await?;
+    client.run(IN_ANY_ORDER, doing).await?;
+    Ok(rows)
 }
 
 fn contradicts(client: &Client, doing: &str) -> Error {

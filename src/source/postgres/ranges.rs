@@ -132,6 +132,25 @@ impl Key {
         }
     }
 
+    /// The lowest and the highest value in the ranges from `first` to `last` that `edges` begin.
+    fn bounds(&self, edges: &[String], first: usize, last: usize) -> Option<(String, String)> {
+        let low = match first {
+            0 => None,
+            at => Some(edges.get(at - 1)?),
+        };
+        let high = edges.get(last);
+        if self.is_uuid {
+            let number = |edge: &String| u128::from_str_radix(edge, 16).ok();
+            let low = low.map_or(Some(u128::MIN), number)?;
+            let high = high.map_or(Some(u128::MAX), |edge| number(edge)?.checked_sub(1))?;
+            return Some((format!("{low:032x}"), format!("{high:032x}")));
+        }
+        let number = |edge: &String| edge.parse::<i64>().ok();
+        let low = low.map_or(Some(i64::MIN), number)?;
+        let high = high.map_or(Some(i64::MAX), |edge| number(edge)?.checked_sub(1))?;
+        Some((low.to_string(), high.to_string()))
+    }
+
     fn conditions(&self, edges: &[Value]) -> Vec<String> {
         let from = |edge: &Value| format!("{} >= {}", self.expression, Key::literal(edge));
         let below = |edge: &Value| format!("{} < {}", self.expression, Key::literal(edge));
@@ -165,6 +184,53 @@ pub fn bucket(table: &Table, edges: &[String]) -> Option<String> {
         "pg_catalog.width_bucket({expression}, ARRAY[{}]::{array}[])",
         values.join(",")
     ))
+}
+
+/// The rows of some of the ranges that `edges` begin, to be read in the place of `table`, with its
+/// columns and, for `candidates` of large cells, their places; each range is a look into the key's
+/// index. None where the first column is no integer and no UUID: an index on text has another
+/// order, and numbers below 0 are an error to an oid.
+pub fn looked_up(
+    table: &Table,
+    edges: &[String],
+    ranges: &[usize],
+    candidates: &[usize],
+) -> Option<String> {
+    let key = Key::of(table)?;
+    let (position, _) = *table.key.as_ref()?.columns.first()?;
+    let array = match types::base(&table.columns[position]) {
+        "smallint" | "integer" | "bigint" => "int8",
+        "uuid" => "uuid",
+        _ => return None,
+    };
+    let (mut lows, mut highs) = (Vec::new(), Vec::new());
+    for together in ranges.chunk_by(|one, next| one + 1 == *next) {
+        let (low, high) = key.bounds(edges, *together.first()?, *together.last()?)?;
+        lows.push(low);
+        highs.push(high);
+    }
+    let mut columns: Vec<String> = Vec::new();
+    if !candidates.is_empty() {
+        columns.push("ctid".into());
+    }
+    let names = table.columns.iter();
+    columns.extend(names.map(|column| quote::identifier(&column.name)));
+    Some(format!(
+        "(SELECT x.* FROM ROWS FROM (pg_catalog.unnest('{{{}}}'::{array}[]), \
+         pg_catalog.unnest('{{{}}}'::{array}[])) AS r(low, high), LATERAL (SELECT {} \
+         FROM ONLY {} AS t WHERE {key} >= r.low AND {key} <= r.high) AS x) AS t",
+        lows.join(","),
+        highs.join(","),
+        columns.join(", "),
+        quote::table(&table.name),
+        key = key.expression,
+    ))
+}
+
+/// Whether each range is looked up, by the plan of what [`looked_up`] gave.
+pub fn looks_up(plan: &[String]) -> bool {
+    let has = |what: &str| plan.iter().any(|line| line.contains(what));
+    has("Index Cond: ") && has("r.low") && has("r.high") && !has("Seq Scan")
 }
 
 /// Whether rows of `table` can be told apart by ranges of their first key column.
@@ -343,48 +409,100 @@ mod tests {
         );
     }
 
+    /// A table whose key is its one column.
+    fn table(type_name: &str) -> Table {
+        let column = Column {
+            name: "k".into(),
+            type_name: type_name.into(),
+            kind: ValueKind::Text,
+            nullable: false,
+            default: None,
+            collation: None,
+            hidden: false,
+            facts: Default::default(),
+        };
+        Table {
+            name: TableName {
+                schema: Some("s".into()),
+                name: "t".into(),
+            },
+            columns: vec![column],
+            generated: Vec::new(),
+            key: Some(schema::Key {
+                origin: KeyOrigin::Primary,
+                columns: vec![(0, KeyOrder::Bytes)],
+            }),
+            foreign_keys: Vec::new(),
+            unique: Vec::new(),
+            with_rows: true,
+            facts: Default::default(),
+        }
+    }
+
+    fn texts(edges: &[&str]) -> Vec<String> {
+        edges.iter().map(|edge| (*edge).into()).collect()
+    }
+
     #[test]
     fn bucket_compares_as_the_key_is_sorted() {
-        let table = |type_name: &str| {
-            let column = Column {
-                name: "k".into(),
-                type_name: type_name.into(),
-                kind: ValueKind::Text,
-                nullable: false,
-                default: None,
-                collation: None,
-                hidden: false,
-                facts: Default::default(),
-            };
-            Table {
-                name: TableName {
-                    schema: Some("s".into()),
-                    name: "t".into(),
-                },
-                columns: vec![column],
-                generated: Vec::new(),
-                key: Some(schema::Key {
-                    origin: KeyOrigin::Primary,
-                    columns: vec![(0, KeyOrder::Bytes)],
-                }),
-                foreign_keys: Vec::new(),
-                unique: Vec::new(),
-                with_rows: true,
-                facts: Default::default(),
-            }
-        };
-        let edges = |edges: &[&str]| -> Vec<String> { edges.iter().map(|e| (*e).into()).collect() };
         assert_eq!(bucket(&table("integer"), &[]), None);
-        assert_eq!(bucket(&table("date"), &edges(&["2026-01-01"])), None);
+        assert_eq!(bucket(&table("date"), &texts(&["2026-01-01"])), None);
         assert_eq!(
-            bucket(&table("integer"), &edges(&["-5", "9"])).unwrap(),
+            bucket(&table("integer"), &texts(&["-5", "9"])).unwrap(),
             "pg_catalog.width_bucket(\"k\"::int8, ARRAY[-5,9]::int8[])"
         );
         assert_eq!(
-            bucket(&table("text"), &edges(&["it's"])).unwrap(),
+            bucket(&table("text"), &texts(&["it's"])).unwrap(),
             "pg_catalog.width_bucket((\"k\"::pg_catalog.text) COLLATE pg_catalog.\"C\", \
              ARRAY['it''s']::text[])"
         );
+    }
+
+    #[test]
+    fn ranges_that_are_looked_up_are_those_that_are_counted() {
+        let bounds = |type_name: &str, edges: &[&str], first, last| {
+            let bounds = Key::of(&table(type_name)).unwrap();
+            bounds.bounds(&texts(edges), first, last)
+        };
+        let pair = |low: &str, high: &str| Some((low.to_owned(), high.to_owned()));
+        let (min, max) = (i64::MIN.to_string(), i64::MAX.to_string());
+        assert_eq!(bounds("integer", &["-5", "9"], 1, 1), pair("-5", "8"));
+        assert_eq!(bounds("integer", &["-5", "9"], 0, 0), pair(&min, "-6"));
+        assert_eq!(bounds("integer", &["-5", "9"], 1, 2), pair("-5", &max));
+        assert_eq!(bounds("integer", &["nine"], 1, 1), None);
+        let (low, high) = ("a5".repeat(16), "ff".repeat(16));
+        assert_eq!(bounds("uuid", &[&low], 1, 1), pair(&low, &high));
+        let below = format!("{}a4", "a5".repeat(15));
+        assert_eq!(bounds("uuid", &[&low], 0, 0), pair(&"0".repeat(32), &below));
+    }
+
+    #[test]
+    fn neighbouring_ranges_are_looked_up_as_one() {
+        let edges = texts(&["10", "20", "30"]);
+        let sql = looked_up(&table("bigint"), &edges, &[0, 2, 3], &[]).unwrap();
+        let (min, max) = (i64::MIN, i64::MAX);
+        assert!(sql.contains(&format!("'{{{min},20}}'::int8[]")), "{sql}");
+        assert!(sql.contains(&format!("'{{9,{max}}}'::int8[]")), "{sql}");
+        assert!(!sql.contains("ctid"), "{sql}");
+        let sql = looked_up(&table("bigint"), &edges, &[1], &[0]).unwrap();
+        assert!(sql.contains("SELECT ctid, \"k\" FROM ONLY"), "{sql}");
+        assert_eq!(looked_up(&table("text"), &edges, &[1], &[]), None);
+        assert_eq!(looked_up(&table("date"), &edges, &[1], &[]), None);
+        assert_eq!(looked_up(&table("oid"), &edges, &[1], &[]), None);
+    }
+
+    #[test]
+    fn plan_that_looks_at_every_row_for_each_range_is_known() {
+        let looked_up = ["Nested Loop", "  ->  Index Only Scan using t_pkey on t"];
+        let bound = "        Index Cond: ((k >= r.low) AND (k <= r.high))";
+        let plan = |lines: &[&str]| looks_up(&texts(lines));
+        assert!(plan(&[looked_up[0], looked_up[1], bound]));
+        assert!(!plan(&looked_up));
+        assert!(!plan(&[
+            looked_up[1],
+            "        Filter: ((k >= r.low) AND (k <= r.high))"
+        ]));
+        assert!(!plan(&["  ->  Seq Scan on t", bound]));
     }
 
     #[test]

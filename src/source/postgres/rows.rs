@@ -34,6 +34,8 @@ pub struct Read<'r> {
     pub candidates: &'r [usize],
     /// Which rows are read, and when their pieces go on; all and at once without it.
     pub range: Option<(&'r str, Turn)>,
+    /// What is read in the place of the table, with the columns that are asked for.
+    pub instead: Option<&'r str>,
 }
 
 /// When a range's pieces begin to go on, instead of waiting behind those of other ranges.
@@ -116,6 +118,7 @@ pub async fn read_all(
         side,
         candidates: &candidates,
         range: None,
+        instead: None,
     };
     let came = read(client, &all, out).await?;
     check(client, table, came).await
@@ -213,10 +216,10 @@ fn select(read: &Read<'_>, candidates: &[usize]) -> String {
             parts.join(", ")
         ));
     }
+    let from = read.instead.map_or_else(|| from(table), str::to_owned);
     format!(
-        "SELECT {} FROM {}{}{}",
+        "SELECT {} FROM {from}{}{}",
         list.join(", "),
-        from(table),
         condition(read),
         order_by(read)
     )

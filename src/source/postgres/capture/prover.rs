@@ -38,16 +38,20 @@ impl Prover for Capture {
         ranges::has_ranges(table)
     }
 
-    async fn count(
-        &self,
-        table: &Table,
-        witness: &str,
-        edges: &[String],
-    ) -> Result<Vec<Count>, AnyFailure> {
+    async fn count(&self, table: &Table, witness: &str) -> Result<Count, AnyFailure> {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         let (mut client, stray) = begun.held(&self.server).await?;
-        let counts = proof::count(&mut client, table, witness, edges).await?;
+        let count = proof::count(&mut client, table, witness).await?;
+        begun.give_back(client, stray);
+        Ok(count)
+    }
+
+    async fn count_ranges(&self, table: &Table, edges: &[String]) -> Result<Vec<u64>, AnyFailure> {
+        let begun = self.begun.as_ref().ok_or_else(not_begun)?;
+        let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
+        let (mut client, stray) = begun.held(&self.server).await?;
+        let counts = proof::count_ranges(&mut client, table, edges).await?;
         begun.give_back(client, stray);
         Ok(counts)
     }
@@ -62,8 +66,8 @@ impl Prover for Capture {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         begun.cancel_strays().await?;
-        let condition = proof::condition(table, witness, part)?;
-        let read = begun.read_some(&self.server, table, &condition, &out).await;
+        let wanted = (witness, part);
+        let read = begun.read_some(&self.server, table, wanted, &out).await;
         if read.is_err() {
             // The first error is the one to tell.
             let _ = begun.cancel_strays().await;
@@ -73,18 +77,18 @@ impl Prover for Capture {
 }
 
 impl Begun {
-    /// Reads the rows that `condition` chooses, in the order of the key.
+    /// Reads the rows of a part, in the order of the key.
     async fn read_some(
         &self,
         server: &ServerUrl,
         table: &Table,
-        condition: &str,
+        (witness, part): (&str, &Part),
         out: &PieceSender,
     ) -> Result<u64, Error> {
         let doing = format!("reading table {}", table.name);
         let (mut client, stray) = self.held(server).await?;
         let candidates = rows::candidates(&mut client, table).await?;
-        client.run(proof::IN_HEAP_ORDER, &doing).await?;
+        let way = proof::Way::choose(&mut client, table, &candidates, witness, part).await?;
         // Its turn has come already.
         let (_turns, turn) = watch::channel(0);
         let read = rows::Read {
@@ -93,7 +97,8 @@ impl Begun {
             encoding: &self.encoding,
             side: &self.main,
             candidates: &candidates,
-            range: Some((condition, rows::Turn::new(0, turn))),
+            range: Some((&way.condition, rows::Turn::new(0, turn))),
+            instead: way.instead.as_deref(),
         };
         match rows::read(&mut client, &read, out).await {
             Ok(count) => {
