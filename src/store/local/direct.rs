@@ -30,14 +30,12 @@ pub(super) enum Publish {
     Create,
 }
 
-/// Writes an object; false where the file system cannot, or the directory is not there yet.
+/// Writes an object, and makes the directories that it lies in; false where the file system cannot.
 ///
 /// # Errors
 /// As the file system says; `AlreadyExists` as [`Publish::Create`] says.
 pub(super) fn put(path: &Path, payload: &PutPayload, publish: Publish) -> io::Result<bool> {
-    let Some((file, staged)) = stage(path)? else {
-        return Ok(false);
-    };
+    let (file, staged) = stage(path)?;
     let written = write(file, payload).and_then(|written| {
         if written {
             self::publish(&staged, path, publish)?;
@@ -49,9 +47,8 @@ pub(super) fn put(path: &Path, payload: &PutPayload, publish: Publish) -> io::Re
     written
 }
 
-/// A new file beside the object, named as object_store names its own; none where the directory is
-/// missing.
-fn stage(path: &Path) -> io::Result<Option<(File, PathBuf)>> {
+/// A new file beside the object, named as object_store names its own.
+fn stage(path: &Path) -> io::Result<(File, PathBuf)> {
     let mut number = 1;
     loop {
         let mut name = path.as_os_str().to_owned();
@@ -62,12 +59,33 @@ fn stage(path: &Path) -> io::Result<Option<(File, PathBuf)>> {
             .create_new(true)
             .open(&staged)
         {
-            Ok(file) => return Ok(Some((file, staged))),
+            Ok(file) => return Ok((file, staged)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
+                Some(parent) => make(parent)?,
+                None => return Err(error),
+            },
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Makes a directory, with those above it that are missing, each synced in the one above.
+fn make(directory: &Path) -> io::Result<()> {
+    let Some(above) = directory.parent() else {
+        return Ok(());
+    };
+    if !above.try_exists()? {
+        make(above)?;
+    }
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => sync(above),
+    }
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 /// Sets whether writes go past the page cache; false where they cannot.
@@ -118,10 +136,7 @@ fn publish(staged: &Path, path: &Path, publish: Publish) -> io::Result<()> {
         Publish::Replace => fs::rename(staged, path)?,
         Publish::Create => fs::hard_link(staged, path)?,
     }
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    path.parent().map_or(Ok(()), sync)
 }
 
 #[cfg(test)]
@@ -181,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn missing_directory_is_left_to_whoever_makes_it() {
+    fn missing_directories_are_made() {
         let directory = directory();
-        let (payload, _) = payload(&[5000]);
-        let path = directory.path().join("packs/pack");
-        assert!(!put(&path, &payload, Publish::Create).unwrap());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let (payload, whole) = payload(&[5000]);
+        let path = directory.path().join("packs/00/pack");
+        assert!(put(&path, &payload, Publish::Create).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), whole);
     }
 }
