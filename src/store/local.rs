@@ -3,7 +3,8 @@
 //! It adds: no symbolic link below the root is followed; a root that was unmounted or exchanged is
 //! an error and not an empty repository; a listing fails where anything cannot be read; and
 //! conditional replacement, under a lock file (so all maintainers of a directory must see one
-//! another's file locks). Invariant: an object appears whole, synced to the disk, or not at all.
+//! another's file locks); and large objects past the page cache ([`direct`]).
+//! Invariant: an object appears whole, synced to the disk, or not at all.
 
 mod direct;
 
