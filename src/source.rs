@@ -17,6 +17,7 @@ pub mod sqlite;
 
 pub mod open;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -104,7 +105,7 @@ pub trait Source: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Every row that is not proven to be as it was in the earlier snapshot.
-    Fresh,
+    Fresh(Places),
     /// Every row whose first key column lies in one of some ranges.
     Within {
         /// Where ranges begin, as texts of the first key column, ascending; range 0 is below all.
@@ -114,6 +115,16 @@ pub enum Part {
         /// How much of the table they hold.
         share: Share,
     },
+}
+
+/// Where the fresh rows of a table lie, by the count of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Places {
+    /// Anywhere: each row is looked at.
+    #[default]
+    Unknown,
+    /// At these places, as the prover names them to itself.
+    Known(Arc<str>),
 }
 
 /// How much of a table some ranges hold, which tells how their rows are best found.
@@ -157,11 +168,11 @@ pub trait Prover: Send + Sync {
     /// Whether rows of `table` can be counted and read by ranges of its first key column.
     fn has_ranges(&self, table: &Table) -> bool;
 
-    /// How many rows there are.
+    /// How many rows there are, and where the fresh ones lie.
     ///
     /// # Errors
     /// As [`Source::begin`].
-    async fn count(&self, table: &Table, witness: &str) -> Result<Count, AnyFailure>;
+    async fn count(&self, table: &Table, witness: &str) -> Result<(Count, Places), AnyFailure>;
 
     /// How many rows there are in each range, one more than `edges`, which are as those of
     /// [`Part::Within`].

@@ -28,6 +28,8 @@ mod ranges;
 
 mod proof;
 
+mod part;
+
 mod capture;
 
 mod empty;

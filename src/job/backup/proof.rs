@@ -83,8 +83,8 @@ impl Tables<'_> {
 
 impl Proving<'_> {
     async fn run(&self) -> Result<Proof<Box<Walked>>, AnyFailure> {
-        let count = match self.prover.count(self.table, self.witness).await {
-            Ok(count) => count,
+        let (count, places) = match self.prover.count(self.table, self.witness).await {
+            Ok(counted) => counted,
             Err(error) => return Ok(unanswered(&error)),
         };
         let before = self.shadow.rows;
@@ -102,14 +102,15 @@ impl Proving<'_> {
         if !takes_deltas(&self.shadow.stack) {
             return Ok(Proof::Doubt("its runs are to be folded"));
         }
+        let part = Part::Fresh(places);
         let (gone, fresh) = match count.old == before {
             true => (KeyBatch::default(), Fresh::default()),
-            false => match self.gone(count).await? {
+            false => match self.gone(count, &part).await? {
                 Proof::Holds(found) => found,
                 Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
             },
         };
-        self.walk(count, gone, fresh).await
+        self.walk((count, &part), gone, fresh).await
     }
 
     fn place(&self) -> Place {
@@ -128,7 +129,11 @@ impl Proving<'_> {
     }
 
     /// The keys that are gone, and what was read of the fresh rows.
-    async fn gone(&self, count: Count) -> Result<Proof<(KeyBatch, Fresh)>, AnyFailure> {
+    async fn gone(
+        &self,
+        count: Count,
+        part: &Part,
+    ) -> Result<Proof<(KeyBatch, Fresh)>, AnyFailure> {
         let keys = keys_of(self.table);
         let with_ranges = self.prover.has_ranges(self.table);
         let (place, table, shadow) = (self.place(), keys.clone(), self.shadow.clone());
@@ -142,18 +147,13 @@ impl Proving<'_> {
             false => (&keys, Held::TooMany),
         };
         let surveyed = self
-            .read(
-                read,
-                &Part::Fresh,
-                (survey, held, 0_usize),
-                |taken, batch| {
-                    let (survey, held, bytes) = taken;
-                    (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))?;
-                    *bytes += batch.held_bytes();
-                    held.take(batch, *bytes);
-                    Ok(())
-                },
-            )
+            .read(read, part, (survey, held, 0_usize), |taken, batch| {
+                let (survey, held, bytes) = taken;
+                (0..batch.rows.len()).try_for_each(|row| survey.key(batch.key(row)))?;
+                *bytes += batch.held_bytes();
+                held.take(batch, *bytes);
+                Ok(())
+            })
             .await?;
         let ((survey, held, _), came) = match surveyed {
             Proof::Holds(surveyed) => surveyed,
@@ -247,7 +247,7 @@ impl Proving<'_> {
     /// Writes what changed: the fresh rows that are held, or as they are read again.
     async fn walk(
         &self,
-        count: Count,
+        (count, part): (Count, &Part),
         gone: KeyBatch,
         fresh: Fresh,
     ) -> Result<Proof<Box<Walked>>, AnyFailure> {
@@ -274,7 +274,7 @@ impl Proving<'_> {
                 aside(move || Ok(Proof::Holds((walk_held(walk, batches)?, came)))).await?
             }
             Held::TooMany => {
-                let read = self.read(self.table, &Part::Fresh, walk, FreshWalk::rows);
+                let read = self.read(self.table, part, walk, FreshWalk::rows);
                 read.await?
             }
         };

@@ -12,14 +12,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{CONDITION, texts};
-use super::client::{Client, TextRow};
+use super::client::Client;
 use super::error::Error;
 use super::structure::LARGE_OBJECTS;
-use super::{quote, ranges};
 use crate::failure::Class;
 use crate::row::schema::{Table, TableName};
 use crate::source::address::ServerUrl;
-use crate::source::{Count, Part, Share};
 
 /// Major versions on which everything here was tried.
 const MAJORS_TRIED: [u32; 2] = [15, 18];
@@ -104,7 +102,23 @@ pub struct Proof {
     now: Result<Witness, &'static str>,
     /// Whether the server waits for its disk, so that what it has flushed outlives a crash.
     keeps: bool,
-    marks: BTreeMap<TableName, String>,
+    relations: BTreeMap<TableName, Relation>,
+}
+
+/// What is known of a table.
+struct Relation {
+    /// None where its rows may read differently though nobody wrote them.
+    mark: Option<String>,
+    heap: Heap,
+}
+
+/// How a table lies, which decides nothing but how it is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heap {
+    /// Its size.
+    pub bytes: u64,
+    /// Whether an index tells of most rows that everybody sees them, so that they need no look.
+    pub visible: bool,
 }
 
 impl Proof {
@@ -132,7 +146,7 @@ impl Proof {
         Proof {
             now: Err(why),
             keeps: false,
-            marks: BTreeMap::new(),
+            relations: BTreeMap::new(),
         }
     }
 
@@ -145,9 +159,11 @@ impl Proof {
         if let Err(why) = now.line.is_known() {
             return Ok(Proof::nothing(why));
         }
-        let marks = marks(client).await?;
-        let now = Ok(now);
-        Ok(Proof { now, keeps, marks })
+        Ok(Proof {
+            now: Ok(now),
+            keeps,
+            relations: relations(client).await?,
+        })
     }
 
     /// The witness, once the log up to this snapshot is written out: what a crash takes back gets
@@ -182,7 +198,14 @@ impl Proof {
     pub fn mark(&self, table: &Table) -> Option<String> {
         let whole = !table.facts.contains_key(CONDITION)
             && table.name.schema.as_deref() != Some(LARGE_OBJECTS.0);
-        self.marks.get(&table.name).filter(|_| whole).cloned()
+        let known = self.relations.get(&table.name).filter(|_| whole);
+        known.and_then(|known| known.mark.clone())
+    }
+
+    /// How a table lies.
+    pub fn heap(&self, table: &Table) -> Heap {
+        let known = self.relations.get(&table.name);
+        known.map(|known| known.heap).unwrap_or_default()
     }
 
     /// Why an earlier witness proves nothing, if so.
@@ -311,20 +334,23 @@ async fn line(client: &mut Client) -> Result<Option<(Witness, bool)>, Error> {
     Ok(Some((now, fsync == "on")))
 }
 
-/// For each heap table that a crash keeps: what its rows read by, and the types of its columns.
+/// For each heap table that a crash keeps: what its rows read by, the types of its columns, how
+/// large it is, and whether three quarters of its pages were all visible when last looked at.
 const RELATIONS: &str = "\
 SELECT n.nspname::text, c.relname::text, \
  pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attnum, \
   pg_catalog.quote_literal(a.attname), a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, \
   a.attisdropped, a.atthasmissing, pg_catalog.quote_literal(a.attmissingval::text)), ',' \
   ORDER BY a.attnum)), \
- pg_catalog.string_agg(DISTINCT a.atttypid::text, ' ') \
+ pg_catalog.string_agg(DISTINCT a.atttypid::text, ' '), \
+ pg_catalog.pg_relation_size(c.oid)::text, (c.relallvisible > 0 \
+  AND c.relallvisible * 4::int8 >= c.relpages * 3::int8)::text \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 JOIN pg_catalog.pg_am m ON m.oid = c.relam \
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 \
 WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND m.amname = 'heap' \
  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
-GROUP BY 1, 2, c.oid";
+GROUP BY 1, 2, c.oid, c.relallvisible, c.relpages";
 
 /// For each type that those columns are made of: what its values read by, the types that it is
 /// made of, and whether its values read the same whatever else changes. A `reg…` value reads as a
@@ -373,7 +399,7 @@ struct Type {
     is_steady: bool,
 }
 
-async fn marks(client: &mut Client) -> Result<BTreeMap<TableName, String>, Error> {
+async fn relations(client: &mut Client) -> Result<BTreeMap<TableName, Relation>, Error> {
     let doing = "reading what tables read by";
     let types: HashMap<String, Type> = client
         .rows(TYPES, doing)
@@ -390,13 +416,26 @@ async fn marks(client: &mut Client) -> Result<BTreeMap<TableName, String>, Error
         })
         .collect();
     let relations = client.rows(RELATIONS, doing).await?;
-    let marked = relations.into_iter().filter_map(|row| {
-        let [schema, name, reads_by, used] = texts(row);
-        let mark = mark(&reads_by, used.split_whitespace(), &types)?;
+    let known = relations.into_iter().map(|row| {
+        let [schema, name, reads_by, used, bytes, visible] = texts(row);
+        let relation = Relation {
+            mark: mark(&reads_by, used.split_whitespace(), &types),
+            heap: Heap {
+                bytes: bytes.parse().unwrap_or(u64::MAX),
+                visible: visible == "true",
+            },
+        };
         let schema = Some(schema);
-        Some((TableName { schema, name }, mark))
+        (TableName { schema, name }, relation)
     });
-    Ok(marked.collect())
+    Ok(known.collect())
+}
+
+/// The xmin of an earlier snapshot, by the witness that it left.
+pub fn xmin(witness: &str) -> Result<u64, Error> {
+    let earlier: Result<Witness, _> = serde_json::from_str(witness);
+    let earlier = earlier.map_err(|error| Error::stated(Class::Bug, error.to_string(), ""))?;
+    Ok(earlier.xmin)
 }
 
 /// The mark of a table with columns of the types `used`; none where one of them is not steady.
@@ -420,155 +459,6 @@ fn mark<'a>(
         hasher.update(b"\0").update(types[oid].reads_by.as_bytes());
     }
     Some(hasher.finalize().to_hex().to_string())
-}
-
-/// The condition that a row is not proven to be as it was. Ages are reckoned within 2³¹: where the
-/// earlier xmin is beyond, though that was checked when the snapshot was taken, every row is fresh.
-fn fresh(witness: &str) -> Result<String, Error> {
-    let earlier: Witness = serde_json::from_str(witness)
-        .map_err(|error| Error::stated(Class::Bug, error.to_string(), ""))?;
-    let age = format!(
-        "pg_catalog.age('{}'::pg_catalog.xid)",
-        earlier.xmin % (1 << 32)
-    );
-    Ok(format!(
-        "pg_catalog.age(xmin) <= (SELECT CASE WHEN {age} < 0 THEN {} ELSE {age} END)",
-        i32::MAX
-    ))
-}
-
-/// The condition that chooses a part.
-fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Error> {
-    match part {
-        Part::Fresh => fresh(witness),
-        Part::Within { edges, ranges, .. } => {
-            let range = ranges::bucket(table, edges);
-            let numbers: Vec<String> = ranges.iter().map(usize::to_string).collect();
-            Ok(match range {
-                Some(range) => format!("{range} = ANY ('{{{}}}'::int4[])", numbers.join(",")),
-                None => "true".to_owned(),
-            })
-        }
-    }
-}
-
-/// Keeps the planner from walking an index to sort by, which costs more than sorting few rows.
-pub const IN_HEAP_ORDER: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; \
- SET enable_bitmapscan = off";
-/// Lets it again.
-pub const IN_ANY_ORDER: &str = "RESET enable_seqscan; RESET enable_indexscan; \
- RESET enable_indexonlyscan; RESET enable_bitmapscan";
-/// Has the planner look ranges up.
-const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off";
-
-/// How a part of a table is read.
-pub struct Way {
-    /// The condition that chooses its rows.
-    pub condition: String,
-    /// What is read in the place of the table.
-    pub instead: Option<String>,
-}
-
-impl Way {
-    /// The way to read a part of `table`; the planner is told of it until [`IN_ANY_ORDER`].
-    pub async fn choose(
-        client: &mut Client,
-        table: &Table,
-        candidates: &[usize],
-        witness: &str,
-        part: &Part,
-    ) -> Result<Way, Error> {
-        let condition = condition(table, witness, part)?;
-        let doing = format!("reading table {}", table.name);
-        if let Part::Within {
-            edges,
-            ranges,
-            share: Share::Little,
-        } = part
-            && let Some(rows) = ranges::looked_up(table, edges, ranges, candidates)
-        {
-            client.run(BY_INDEX, &doing).await?;
-            let explain = format!("EXPLAIN (COSTS OFF) SELECT * FROM {rows}");
-            let plan = client.rows(&explain, &doing).await?;
-            let lines = plan.into_iter().map(|row| {
-                let [line] = texts(row);
-                line
-            });
-            if ranges::looks_up(&lines.collect::<Vec<_>>()) {
-                return Ok(Way {
-                    condition: "true".into(),
-                    instead: Some(rows),
-                });
-            }
-            client.run(IN_ANY_ORDER, &doing).await?;
-        }
-        client.run(IN_HEAP_ORDER, &doing).await?;
-        Ok(Way {
-            condition,
-            instead: None,
-        })
-    }
-}
-
-/// How many rows the table has, old and fresh ones.
-pub async fn count(client: &mut Client, table: &Table, witness: &str) -> Result<Count, Error> {
-    let fresh = fresh(witness)?;
-    let sql = format!(
-        "SELECT pg_catalog.count(*)::text, \
-         (pg_catalog.count(*) FILTER (WHERE {fresh}))::text FROM ONLY {}",
-        quote::table(&table.name)
-    );
-    let doing = format!("counting table {}", table.name);
-    let counted = in_heap_order(client, &sql, &doing).await?;
-    let numbers = counted.into_iter().next().and_then(|row| {
-        let [all, fresh] = texts(row);
-        let (all, fresh): (u64, u64) = (all.parse().ok()?, fresh.parse().ok()?);
-        let old = all.checked_sub(fresh)?;
-        Some(Count { old, fresh })
-    });
-    numbers.ok_or_else(|| contradicts(client, &doing))
-}
-
-/// How many rows each of the ranges has that `edges` begin.
-pub async fn count_ranges(
-    client: &mut Client,
-    table: &Table,
-    edges: &[String],
-) -> Result<Vec<u64>, Error> {
-    let range = ranges::bucket(table, edges).unwrap_or_else(|| "0".into());
-    let sql = format!(
-        "SELECT r.range::text, pg_catalog.count(*)::text \
-         FROM (SELECT {range} AS range FROM ONLY {}) AS r GROUP BY r.range",
-        quote::table(&table.name)
-    );
-    let doing = format!("counting table {}", table.name);
-    let mut counts = vec![0; edges.len() + 1];
-    for row in in_heap_order(client, &sql, &doing).await? {
-        let [range, rows] = texts(row);
-        let (Ok(range), Ok(rows)) = (range.parse::<usize>(), rows.parse()) else {
-            return Err(contradicts(client, &doing));
-        };
-        let Some(count) = counts.get_mut(range) else {
-            return Err(contradicts(client, &doing));
-        };
-        *count = rows;
-    }
-    Ok(counts)
-}
-
-async fn in_heap_order(client: &mut Client, sql: &str, doing: &str) -> Result<Vec<TextRow>, Error> {
-    client.run(IN_HEAP_ORDER, doing).await?;
-    let rows = client.rows(sql, doing).await?;
-    client.run(IN_ANY_ORDER, doing).await?;
-    Ok(rows)
-}
-
-fn contradicts(client: &Client, doing: &str) -> Error {
-    Error::Protocol {
-        database: client.database().to_owned(),
-        doing: doing.to_owned(),
-        what: "counts that no table has".into(),
-    }
 }
 
 #[cfg(test)]
@@ -651,11 +541,10 @@ mod tests {
     }
 
     #[test]
-    fn fresh_rows_are_told_by_the_lower_half_of_the_number() {
-        let sql = fresh(&serde_json::to_string(&witness()).unwrap()).unwrap();
-        let low = 5_000_000_000_u64 - (1 << 32);
-        assert!(sql.contains(&format!("age('{low}'::")), "{sql}");
-        assert!(fresh("nothing").is_err());
+    fn xmin_is_what_the_witness_says() {
+        let written = serde_json::to_string(&witness()).unwrap();
+        assert_eq!(xmin(&written).unwrap(), 5_000_000_000);
+        assert!(xmin("nothing").is_err());
     }
 
     #[test]

@@ -196,6 +196,54 @@ pub fn looked_up(
     ranges: &[usize],
     candidates: &[usize],
 ) -> Option<String> {
+    let together = ranges.chunk_by(|one, next| one + 1 == *next);
+    let together = together.map(|ranges| Some((*ranges.first()?, *ranges.last()?)));
+    let bounds = bounds(table, edges, together)?;
+    let mut columns: Vec<String> = Vec::new();
+    if !candidates.is_empty() {
+        columns.push("ctid".into());
+    }
+    let names = table.columns.iter();
+    columns.extend(names.map(|column| quote::identifier(&column.name)));
+    Some(format!(
+        "(SELECT x.* FROM {} AS r(low, high), LATERAL (SELECT {} \
+         FROM ONLY {} AS t WHERE {}) AS x) AS t",
+        bounds.rows,
+        columns.join(", "),
+        quote::table(&table.name),
+        bounds.within,
+    ))
+}
+
+/// The query for how many rows each of the ranges has that `edges` begin, each looked up in the
+/// key's index; none as with [`looked_up`].
+pub fn counted(table: &Table, edges: &[String]) -> Option<String> {
+    let each = (0..=edges.len()).map(|range| Some((range, range)));
+    let bounds = bounds(table, edges, each)?;
+    Some(format!(
+        "SELECT (r.range - 1)::text, x.n::text FROM {} WITH ORDINALITY AS r(low, high, range), \
+         LATERAL (SELECT pg_catalog.count(*) AS n FROM ONLY {} AS t WHERE {}) AS x",
+        bounds.rows,
+        quote::table(&table.name),
+        bounds.within,
+    ))
+}
+
+/// Ranges as SQL.
+struct Bounds {
+    /// The lowest and the highest value of each.
+    rows: String,
+    /// The condition that a row lies in the range `r`.
+    within: String,
+}
+
+/// Ranges of the first key column, each from the first to the last of some of those that `edges`
+/// begin; none where the column is no integer and no UUID.
+fn bounds(
+    table: &Table,
+    edges: &[String],
+    ranges: impl Iterator<Item = Option<(usize, usize)>>,
+) -> Option<Bounds> {
     let key = Key::of(table)?;
     let (position, _) = *table.key.as_ref()?.columns.first()?;
     let array = match types::base(&table.columns[position]) {
@@ -204,33 +252,33 @@ pub fn looked_up(
         _ => return None,
     };
     let (mut lows, mut highs) = (Vec::new(), Vec::new());
-    for together in ranges.chunk_by(|one, next| one + 1 == *next) {
-        let (low, high) = key.bounds(edges, *together.first()?, *together.last()?)?;
+    for range in ranges {
+        let (first, last) = range?;
+        let (low, high) = key.bounds(edges, first, last)?;
         lows.push(low);
         highs.push(high);
     }
-    let mut columns: Vec<String> = Vec::new();
-    if !candidates.is_empty() {
-        columns.push("ctid".into());
-    }
-    let names = table.columns.iter();
-    columns.extend(names.map(|column| quote::identifier(&column.name)));
-    Some(format!(
-        "(SELECT x.* FROM ROWS FROM (pg_catalog.unnest('{{{}}}'::{array}[]), \
-         pg_catalog.unnest('{{{}}}'::{array}[])) AS r(low, high), LATERAL (SELECT {} \
-         FROM ONLY {} AS t WHERE {key} >= r.low AND {key} <= r.high) AS x) AS t",
-        lows.join(","),
-        highs.join(","),
-        columns.join(", "),
-        quote::table(&table.name),
-        key = key.expression,
-    ))
+    Some(Bounds {
+        rows: format!(
+            "ROWS FROM (pg_catalog.unnest('{{{}}}'::{array}[]), \
+             pg_catalog.unnest('{{{}}}'::{array}[]))",
+            lows.join(","),
+            highs.join(","),
+        ),
+        within: format!("{key} >= r.low AND {key} <= r.high", key = key.expression),
+    })
 }
 
 /// Whether each range is looked up, by the plan of what [`looked_up`] gave.
 pub fn looks_up(plan: &[String]) -> bool {
     let has = |what: &str| plan.iter().any(|line| line.contains(what));
     has("Index Cond: ") && has("r.low") && has("r.high") && !has("Seq Scan")
+}
+
+/// Whether an index tells all that is asked for of rows that everybody sees.
+pub fn needs_no_heap(plan: &[String]) -> bool {
+    let has = |what: &str| plan.iter().any(|line| line.contains(what));
+    has("Index Only Scan") && !has("Index Scan")
 }
 
 /// Whether rows of `table` can be told apart by ranges of their first key column.

@@ -12,8 +12,8 @@ use crate::failure::AnyFailure;
 use crate::row::schema::Table;
 use crate::source::address::ServerUrl;
 use crate::source::postgres::error::Error;
-use crate::source::postgres::{proof, ranges, rows};
-use crate::source::{Count, Order, Part, PieceSender, Prover};
+use crate::source::postgres::{part, ranges, rows};
+use crate::source::{Count, Order, Part, PieceSender, Places, Prover};
 
 #[async_trait]
 impl Prover for Capture {
@@ -38,20 +38,21 @@ impl Prover for Capture {
         ranges::has_ranges(table)
     }
 
-    async fn count(&self, table: &Table, witness: &str) -> Result<Count, AnyFailure> {
+    async fn count(&self, table: &Table, witness: &str) -> Result<(Count, Places), AnyFailure> {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         let (mut client, stray) = begun.held(&self.server).await?;
-        let count = proof::count(&mut client, table, witness).await?;
+        let heap = begun.proof.heap(table);
+        let counted = part::count(&mut client, table, heap, witness).await?;
         begun.give_back(client, stray);
-        Ok(count)
+        Ok(counted)
     }
 
     async fn count_ranges(&self, table: &Table, edges: &[String]) -> Result<Vec<u64>, AnyFailure> {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         let (mut client, stray) = begun.held(&self.server).await?;
-        let counts = proof::count_ranges(&mut client, table, edges).await?;
+        let counts = part::count_ranges(&mut client, table, begun.proof.heap(table), edges).await?;
         begun.give_back(client, stray);
         Ok(counts)
     }
@@ -88,7 +89,8 @@ impl Begun {
         let doing = format!("reading table {}", table.name);
         let (mut client, stray) = self.held(server).await?;
         let candidates = rows::candidates(&mut client, table).await?;
-        let way = proof::Way::choose(&mut client, table, &candidates, witness, part).await?;
+        let heap = self.proof.heap(table);
+        let way = part::Way::choose(&mut client, (table, heap), &candidates, witness, part).await?;
         // Its turn has come already.
         let (_turns, turn) = watch::channel(0);
         let read = rows::Read {
@@ -102,7 +104,7 @@ impl Begun {
         };
         match rows::read(&mut client, &read, out).await {
             Ok(count) => {
-                client.run(proof::IN_ANY_ORDER, &doing).await?;
+                client.run(part::IN_ANY_ORDER, &doing).await?;
                 self.give_back(client, stray);
                 Ok(count)
             }
