@@ -1,9 +1,9 @@
 //! The walk that every restore is: a snapshot's rows into a target, read back and found equal.
 //!
 //! Whoever restores, rolls back or drills walks it and publishes afterwards. Every chunk is opened
-//! and compared with its name on the way; counts and digests are compared with the manifest's
-//! while loading, and once more from what the target then holds. Invariant: a target whose walk
-//! failed has been discarded.
+//! and compared with its name on the way; counts are compared with the manifest's while loading,
+//! counts and digests from what the target then holds. Invariant: a target whose walk failed has
+//! been discarded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::repo::catalog::Snapshot;
 use crate::repo::check;
 use crate::repo::reader::Reader;
 use crate::repo::select;
-use crate::repo::table::{self, Rows, StackReader, TableDigest};
+use crate::repo::table::{self, Rows, StackReader, Sums, TableDigest};
 use crate::row::cell::{Cell, Cells, LARGE_CELL_BYTES, Large, RowBatch};
 use crate::row::filter::{Conditions, Verdict};
 use crate::row::schema::{Structure, StructurePart, TableName};
@@ -246,7 +246,7 @@ async fn fill(
     opened.progress.stage("comparing", Some(bytes));
     let shared: &dyn Target = &*target;
     stream::iter(with_rows.iter().copied())
-        .map(|table| read_back(opened, table, shared, watches))
+        .map(|table| read_back(opened, &plan.reader, table, shared, watches))
         .buffer_unordered(shared.parallel().max(1))
         .try_collect::<Vec<()>>()
         .await?;
@@ -299,7 +299,7 @@ async fn feed(
     table: &ManifestTable,
     pieces: PieceSender,
 ) -> Result<bool, AnyFailure> {
-    let mut stack = StackReader::open(reader.clone(), table).await?;
+    let mut stack = StackReader::open_for(reader.clone(), table, Sums::Counts).await?;
     while let Some(rows) = stack.next().await? {
         let (bytes, count) = (rows.rows.bytes().len() as u64, rows.rows.len() as u64);
         if !send(reader, rows, &pieces).await? {
@@ -385,6 +385,7 @@ async fn send_cell(
 
 async fn read_back(
     opened: &Opened,
+    reader: &Arc<Reader>,
     table: &ManifestTable,
     target: &dyn Target,
     watches: &Arc<Vec<Option<Watch>>>,
@@ -411,6 +412,7 @@ async fn read_back(
     read?;
     let (rows, digest) = added?;
     if (rows, digest) != (table.rows, table.digest) {
+        digest_again(reader, table).await?;
         return Err(AnyFailure::new(
             Class::Corrupt,
             format!(
@@ -420,6 +422,17 @@ async fn read_back(
             Some("the target was not published; check the server's version and settings, and report this".into()),
         ));
     }
+    Ok(())
+}
+
+/// Reads a table from the repository once more, for whether its own rows are those that the
+/// manifest names.
+///
+/// # Errors
+/// Corrupt where they are not.
+async fn digest_again(reader: &Arc<Reader>, table: &ManifestTable) -> Result<(), AnyFailure> {
+    let mut stack = StackReader::open(reader.clone(), table).await?;
+    while stack.next().await?.is_some() {}
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub use digest::TableDigest;
 pub use filters::{ColumnValues, relation_columns};
 pub use intake::{Digested, Intake};
 pub use lookup::{FoundRow, KeyedChunk, KeyedRun, KeyedStack, Mention, Shape, Shelf};
-pub use read::{Rows, RunChunks, StackReader, read_run};
+pub use read::{Rows, RunChunks, StackReader, Sums, read_run};
 pub use related::{RelatedRows, Sought, SoughtColumn};
 pub use write::{Packing, Put, RunOptions, RunWriter, WrittenRun};
 

@@ -374,6 +374,40 @@ impl RowBatch {
         self.ends.push(self.bytes.len());
     }
 
+    /// Adds `rows` rows of `bytes` bytes together. `write` writes each to the beginning of what it
+    /// is given, in which it may use what lies behind, and gives its length.
+    pub fn push_many(
+        &mut self,
+        rows: usize,
+        bytes: usize,
+        mut write: impl FnMut(usize, &mut [u8]) -> usize,
+    ) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = buffer(bytes);
+        }
+        let mut at = self.bytes.len();
+        self.bytes.resize(at + bytes, 0);
+        self.ends.reserve(rows);
+        for row in 0..rows {
+            at += write(row, &mut self.bytes[at..]);
+            self.ends.push(at);
+        }
+        self.bytes.truncate(at);
+    }
+
+    /// Adds the rows of `other` that are in `range`.
+    pub fn push_range(&mut self, other: &RowBatch, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let (first, last) = (other.range(range.start), other.range(range.end - 1));
+        let at = self.bytes.len();
+        self.bytes
+            .extend_from_slice(&other.bytes[first.start..last.end]);
+        let ends = other.ends[range].iter();
+        self.ends.extend(ends.map(|end| end - first.start + at));
+    }
+
     /// Adds a row of canonical bytes.
     pub fn push(&mut self, row: &[u8]) {
         self.push_with(|bytes| bytes.extend_from_slice(row));
@@ -425,6 +459,29 @@ impl RowBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_pushed_together_are_those_pushed_one_by_one() {
+        let rows: [&[u8]; 4] = [b"one", b"", b"a longer one", b"4"];
+        let mut single = RowBatch::default();
+        rows.iter().for_each(|row| single.push(row));
+        let bytes = single.bytes().len();
+        let mut many = RowBatch::default();
+        many.push_many(rows.len(), bytes, |row, out| {
+            // What lies behind a row is anybody's until the next one is written.
+            out.fill(b'x');
+            out[..rows[row].len()].copy_from_slice(rows[row]);
+            rows[row].len()
+        });
+        assert_eq!(many, single);
+        let mut parts = RowBatch::default();
+        for range in [0..1, 1..1, 1..4] {
+            parts.push_range(&single, range);
+        }
+        assert_eq!(parts, single);
+        parts.push_range(&single, 2..3);
+        assert_eq!(parts.row(4), b"a longer one");
+    }
 
     #[test]
     fn cells_pushed_are_the_cells_read() {

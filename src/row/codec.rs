@@ -23,6 +23,8 @@ mod time;
 
 pub use error::Error;
 
+use std::cell::RefCell;
+
 use crate::row::cell::{self, RowBatch, push_varint};
 use crate::row::key::KeyBatch;
 use against::{Against, Scratch};
@@ -347,13 +349,15 @@ impl Decoder {
 
     /// Puts the cells of all columns together, row after row.
     fn interleave(&self, header: &Header, rows: &mut RowBatch) {
-        for row in 0..header.rows {
-            rows.push_with(|out| {
-                for column in &self.columns {
-                    out.extend_from_slice(column.cell(row));
-                }
-            });
-        }
+        let columns = self.columns.iter();
+        let bytes = columns.map(|column| column.raw_bytes(header.rows)).sum();
+        rows.push_many(header.rows, bytes, |row, out| {
+            let mut length = 0;
+            for column in &self.columns {
+                length += column.copy_cell(row, &mut out[length..]);
+            }
+            length
+        });
     }
 }
 
@@ -371,14 +375,23 @@ fn take_keys(input: &mut Reader<'_>, count: usize, keys: &mut KeyBatch) -> Resul
     Ok(())
 }
 
-/// Reads a chunk: [`Decoder::decode`] with buffers of its own.
+thread_local! {
+    static DECODER: RefCell<Decoder> = RefCell::default();
+}
+
+/// Reads a chunk: [`Decoder::decode`] with the buffers of this thread.
 ///
 /// # Errors
 /// As [`Decoder::decode`].
 pub fn decode(bytes: &[u8], columns: usize, limits: Limits) -> Result<DecodedChunk, Error> {
     let mut chunk = DecodedChunk::default();
-    Decoder::new().decode(bytes, columns, limits, &mut chunk)?;
+    DECODER.with_borrow_mut(|decoder| decoder.decode(bytes, columns, limits, &mut chunk))?;
     Ok(chunk)
+}
+
+/// [`Decoder::holds`] with the buffers of this thread.
+pub fn holds(bytes: &[u8], columns: usize, rows: &RowBatch, deleted: &KeyBatch) -> bool {
+    DECODER.with_borrow_mut(|decoder| decoder.holds(bytes, columns, rows, deleted))
 }
 
 /// Reads the columns at the positions `wanted`, and passes over the others unread: a batch for

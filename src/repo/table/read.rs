@@ -115,11 +115,21 @@ pub(super) struct Decoded {
     digest: Digest,
 }
 
-/// Where rows are digested: with their chunk, or after a merge has left some of them out.
+/// Where rows are digested: with their chunk, or not there, as before a merge leaves some of them
+/// out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Digests {
     Here,
     Later,
+}
+
+/// What is compared with the manifest when all rows of a table have been read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sums {
+    /// How many they are, and the sum of their digests.
+    Digests,
+    /// How many they are: for whoever compares the digests of where he puts them.
+    Counts,
 }
 
 fn sum<'a>(vault: &Vault, rows: impl Iterator<Item = &'a [u8]>) -> Digest {
@@ -304,6 +314,7 @@ pub struct StackReader {
     /// Count and digest of all rows; none where chunks or rows are left out.
     expected: Option<(u64, Digest)>,
     found: (u64, Digest),
+    sums: Sums,
 }
 
 impl StackReader {
@@ -312,7 +323,19 @@ impl StackReader {
     /// # Errors
     /// The reader's; Corrupt where a run is not one, or the runs do not fit the table.
     pub async fn open(reader: Arc<Reader>, table: &ManifestTable) -> Result<StackReader, Error> {
-        StackReader::begin(reader, table, None).await
+        StackReader::begin(reader, table, None, Sums::Digests).await
+    }
+
+    /// Opens the stack of `table`, of whose rows `sums` are compared.
+    ///
+    /// # Errors
+    /// As [`StackReader::open`].
+    pub async fn open_for(
+        reader: Arc<Reader>,
+        table: &ManifestTable,
+        sums: Sums,
+    ) -> Result<StackReader, Error> {
+        StackReader::begin(reader, table, None, sums).await
     }
 
     /// Opens the stack of `table` to get all rows that `conditions` fit, and perhaps others:
@@ -326,13 +349,14 @@ impl StackReader {
         table: &ManifestTable,
         conditions: Arc<Conditions>,
     ) -> Result<StackReader, Error> {
-        StackReader::begin(reader, table, Some(conditions)).await
+        StackReader::begin(reader, table, Some(conditions), Sums::Digests).await
     }
 
     async fn begin(
         reader: Arc<Reader>,
         table: &ManifestTable,
         conditions: Option<Arc<Conditions>>,
+        sums: Sums,
     ) -> Result<StackReader, Error> {
         let name = table.table.name.to_string();
         let misfit = |why: &str| Error::Merge {
@@ -346,9 +370,9 @@ impl StackReader {
             (_, None) => return Err(misfit("it has no key and several runs")),
             (runs, Some(keys)) => Some(Merge::new(keys.clone(), runs, Deletions::Drop)),
         };
-        let digests = match merge {
-            None => Digests::Here,
-            Some(_) => Digests::Later,
+        let digests = match (&merge, sums) {
+            (None, Sums::Digests) => Digests::Here,
+            _ => Digests::Later,
         };
         let mut runs = Vec::new();
         let mut coverage = Coverage::default();
@@ -388,6 +412,7 @@ impl StackReader {
             coverage,
             expected: conditions.is_none().then_some((table.rows, table.digest)),
             found: (0, Digest::ZERO),
+            sums,
         })
     }
 
@@ -403,7 +428,8 @@ impl StackReader {
         };
         if rows.is_none()
             && let Some(expected) = self.expected
-            && self.found != expected
+            && (self.found.0 != expected.0
+                || (self.sums == Sums::Digests && self.found.1 != expected.1))
         {
             return Err(Error::Merge {
                 table: self.name.clone(),
@@ -439,7 +465,7 @@ impl StackReader {
 
     async fn next_merged(&mut self) -> Result<Option<Rows>, Error> {
         let mut out = Rows {
-            rows: RowBatch::default(),
+            rows: RowBatch::with_capacity(MERGED_BYTES + MERGED_BYTES / 4),
             cells: HashMap::new(),
         };
         while out.rows.bytes().len() < MERGED_BYTES {
@@ -452,14 +478,14 @@ impl StackReader {
                 Step::Wants(run) => self.feed(run).await?,
                 Step::Rows(span) => {
                     let cells = &self.cells[span.run];
-                    for (_, row) in span.iter() {
-                        self.found.0 += 1;
+                    self.found.0 += span.range.len() as u64;
+                    for (_, row) in span.iter().filter(|_| self.sums == Sums::Digests) {
                         self.found.1.add(self.vault.access.shared.row_digest(row));
-                        out.rows.push(row);
-                        if !cells.is_empty() {
-                            take_cells(row, cells, &mut out.cells);
-                        }
                     }
+                    for (_, row) in span.iter().filter(|_| !cells.is_empty()) {
+                        take_cells(row, cells, &mut out.cells);
+                    }
+                    out.rows.push_range(span.rows, span.range);
                 }
                 Step::Deleted { .. } => {}
                 Step::Done => break,

@@ -15,6 +15,9 @@ pub(super) const INTEGER: u8 = 3;
 pub(super) const REAL: u8 = 4;
 pub(super) const LARGE: u8 = 5;
 
+/// Cells of up to so many bytes are copied as a block of this size.
+const BLOCK_BYTES: usize = 32;
+
 /// Bytes of a large cell's content: class, length, digest.
 pub(super) const LARGE_BYTES: usize = 25;
 
@@ -160,6 +163,20 @@ impl Sink {
     pub(super) fn cell(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.bytes[start..self.ends[index]]
+    }
+
+    /// Copies the cell at `index` to the beginning of `out`, and gives its length. Short ones go
+    /// as a whole block, which is cheaper than looking at their length: what lies behind a cell in
+    /// `out` may be written too.
+    pub(super) fn copy(&self, index: usize, out: &mut [u8]) -> usize {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        let length = self.ends[index] - start;
+        let block = self.bytes[start..].first_chunk::<BLOCK_BYTES>();
+        match (block, out.first_chunk_mut::<BLOCK_BYTES>()) {
+            (Some(from), Some(to)) if length <= BLOCK_BYTES => *to = *from,
+            _ => out[..length].copy_from_slice(&self.bytes[start..start + length]),
+        }
+        length
     }
 
     /// Bytes of all cells.

@@ -175,6 +175,17 @@ impl Column {
         if cell.is_empty() { &[NULL] } else { cell }
     }
 
+    /// Copies the cell in `row` to the beginning of `out`, and gives its length; what lies behind
+    /// it in `out` may be written too.
+    pub(super) fn copy_cell(&self, row: usize, out: &mut [u8]) -> usize {
+        let length = self.sink.copy(if self.constant { 0 } else { row }, out);
+        if length == 0 {
+            out[0] = NULL;
+            return 1;
+        }
+        length
+    }
+
     /// Canonical bytes of the cells of all `rows` rows.
     pub(super) fn raw_bytes(&self, rows: usize) -> usize {
         if self.constant {

@@ -21,7 +21,7 @@ use crate::row::schema::Table;
 use crate::source::{Piece, PieceReceiver};
 
 /// About how many bytes one message to the server holds.
-const MESSAGE_BYTES: usize = 256 << 10;
+const MESSAGE_BYTES: usize = 64 << 10;
 
 /// What one load needs to know.
 pub struct Load<'l> {

@@ -134,19 +134,28 @@ pub fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(rest);
 }
 
+/// The position of the first byte that is written escaped. Most cells have none, and most are
+/// short: their last bytes are looked at together, with some before them once more.
 fn needs_escape(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = hits(word, b'\t') | hits(word, b'\n') | hits(word, b'\\') | hits(word, b'\r');
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        if let Some(at) = first_escaped(*word) {
+            return Some(index * 8 + at);
         }
+    }
+    if let (false, Some(last)) = (rest.is_empty(), bytes.last_chunk::<8>()) {
+        return first_escaped(*last).map(|at| bytes.len() - 8 + at);
     }
     let at = rest
         .iter()
         .position(|b| matches!(b, b'\t' | b'\n' | b'\\' | b'\r'));
     at.map(|at| words.len() * 8 + at)
+}
+
+fn first_escaped(word: [u8; 8]) -> Option<usize> {
+    let word = u64::from_le_bytes(word);
+    let found = hits(word, b'\t') | hits(word, b'\n') | hits(word, b'\\') | hits(word, b'\r');
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 #[cfg(test)]

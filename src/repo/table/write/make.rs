@@ -15,12 +15,11 @@ use crate::repo::table::filters::column_filters;
 use crate::repo::vault::Vault;
 use crate::repo::writer::{self, Added, Writer};
 use crate::row::cell::RowBatch;
-use crate::row::codec::{self, Decoder, Encoder};
+use crate::row::codec::{self, Encoder};
 use crate::row::key::KeyBatch;
 
 thread_local! {
     static ENCODER: RefCell<(Encoder, Vec<u8>)> = RefCell::new((Encoder::new(), Vec::new()));
-    static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
 }
 
 /// Rows and deletions that will be one chunk.
@@ -107,11 +106,7 @@ impl Maker {
                     table: self.table.clone(),
                     source,
                 })?;
-            let same = |opened: &[u8]| {
-                DECODER.with_borrow_mut(|decoder| {
-                    decoder.holds(opened, self.columns, &cut.rows, &cut.deleted)
-                })
-            };
+            let same = |opened: &[u8]| codec::holds(opened, self.columns, &cut.rows, &cut.deleted);
             match then {
                 Then::Wait if same(raw) => {
                     let raw = raw.clone();
