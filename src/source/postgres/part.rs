@@ -163,10 +163,13 @@ fn places_of(sent: &str) -> Option<Places> {
     if sent.is_empty() {
         return Some(Places::Unknown);
     }
-    let mut places = String::with_capacity(sent.len() + sent.len() / 2);
-    for place in sent.as_bytes().chunks(2 * PLACE_BYTES) {
-        let place = std::str::from_utf8(place).ok()?;
-        let (page, number) = place.split_at_checked(8)?;
+    let mut places = String::with_capacity(sent.len() * 3 / 2);
+    let (sent, rest) = sent.as_bytes().as_chunks::<{ 2 * PLACE_BYTES }>();
+    if !rest.is_empty() {
+        return None;
+    }
+    for place in sent {
+        let (page, number) = std::str::from_utf8(place).ok()?.split_at_checked(8)?;
         let page = u32::from_str_radix(page, 16).ok()?;
         let number = u16::from_str_radix(number, 16).ok()?;
         let comma = if places.is_empty() { "" } else { "," };
