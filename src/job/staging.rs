@@ -412,7 +412,10 @@ async fn read_back(
     read?;
     let (rows, digest) = added?;
     if (rows, digest) != (table.rows, table.digest) {
-        digest_again(reader, table).await?;
+        match digest_again(reader, table).await {
+            Err(error) if error.class() == Class::Corrupt => return Err(error),
+            _ => {}
+        }
         return Err(AnyFailure::new(
             Class::Corrupt,
             format!(
@@ -429,7 +432,7 @@ async fn read_back(
 /// manifest names.
 ///
 /// # Errors
-/// Corrupt where they are not.
+/// Corrupt where they are not; the storage's.
 async fn digest_again(reader: &Arc<Reader>, table: &ManifestTable) -> Result<(), AnyFailure> {
     let mut stack = StackReader::open(reader.clone(), table).await?;
     while stack.next().await?.is_some() {}

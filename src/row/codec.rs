@@ -349,6 +349,9 @@ impl Decoder {
 
     /// Puts the cells of all columns together, row after row.
     fn interleave(&self, header: &Header, rows: &mut RowBatch) {
+        if header.rows == 0 {
+            return;
+        }
         let columns = self.columns.iter();
         let bytes = columns.map(|column| column.raw_bytes(header.rows)).sum();
         rows.push_many(header.rows, bytes, |row, out| {
@@ -375,6 +378,9 @@ fn take_keys(input: &mut Reader<'_>, count: usize, keys: &mut KeyBatch) -> Resul
     Ok(())
 }
 
+/// Buffers that a larger chunk went through are not kept.
+const DECODER_BYTES_MAX: usize = 1 << 20;
+
 thread_local! {
     static DECODER: RefCell<Decoder> = RefCell::default();
 }
@@ -385,8 +391,13 @@ thread_local! {
 /// As [`Decoder::decode`].
 pub fn decode(bytes: &[u8], columns: usize, limits: Limits) -> Result<DecodedChunk, Error> {
     let mut chunk = DecodedChunk::default();
-    DECODER.with_borrow_mut(|decoder| decoder.decode(bytes, columns, limits, &mut chunk))?;
-    Ok(chunk)
+    DECODER.with_borrow_mut(|decoder| {
+        decoder.decode(bytes, columns, limits, &mut chunk)?;
+        if chunk.rows.bytes().len() > DECODER_BYTES_MAX {
+            *decoder = Decoder::default();
+        }
+        Ok(chunk)
+    })
 }
 
 /// [`Decoder::holds`] with the buffers of this thread.

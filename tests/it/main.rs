@@ -67,6 +67,7 @@ mod record_export;
 mod records;
 mod records_reach;
 mod related;
+mod restore_blame;
 mod restore_tables;
 mod rollback_refused;
 mod rollback_servers;

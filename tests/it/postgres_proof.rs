@@ -343,8 +343,9 @@ const AT_EDGES: &[&str] = &[
 
 /// With `before` each of them.
 async fn at_edges(before: &str) {
-    let schema = "CREATE TABLE pair (k int, n int, v text, PRIMARY KEY (k, n));
-         CREATE TABLE single (id uuid PRIMARY KEY, v text); CREATE TABLE name (k text PRIMARY KEY);
+    // So many pages that those with rows of before stay visible.
+    let schema = "CREATE TABLE pair (k int, n int, v text, PRIMARY KEY (k, n)) WITH (fillfactor = 10);
+         CREATE TABLE single (id uuid PRIMARY KEY, v text) WITH (fillfactor = 10); CREATE TABLE name (k text PRIMARY KEY);
          INSERT INTO pair SELECT i / 100, i % 100, repeat('v', 50) FROM generate_series(0, 3999) i;
          INSERT INTO single SELECT md5(i::text)::uuid, repeat('v', 50) FROM generate_series(1, 4000) i;
          INSERT INTO name SELECT 'n ' || i FROM generate_series(1000, 3999) i";
@@ -373,17 +374,20 @@ async fn rows_at_the_edges_of_ranges_are_counted_right_by_the_index() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn table_that_lost_rows_is_scanned_once() {
-    let schema = "CREATE TABLE t (id int PRIMARY KEY, v text);
+    let schema =
+        "CREATE TABLE lost (id int PRIMARY KEY, v text); CREATE TABLE t (LIKE lost INCLUDING ALL);
          CREATE TABLE u (id uuid PRIMARY KEY, v text);
-         INSERT INTO t SELECT i, repeat('v', 50) FROM generate_series(1, 8000) i;
-         INSERT INTO u SELECT md5(i::text)::uuid, repeat('v', 50) FROM generate_series(1, 8000) i";
+         INSERT INTO t SELECT i, repeat('v', 50) FROM generate_series(1, 60000) i;
+         INSERT INTO lost SELECT * FROM t;
+         INSERT INTO u SELECT md5(i::text)::uuid, repeat('v', 50) FROM generate_series(1, 60000) i";
     let Some(rig) = Rig::with("", schema).await else {
         return;
     };
     rig.sql("VACUUM");
     rig.sql(
-        "DELETE FROM t WHERE id % 80 = 7; UPDATE t SET v = 'new' WHERE id % 100 = 9;
-         DELETE FROM u WHERE id::text LIKE '__7%8'; UPDATE u SET v = 'new' WHERE id::text LIKE '__9%8'",
+        "DELETE FROM t WHERE id % 600 = 7; UPDATE t SET v = 'new' WHERE id % 750 = 9;
+         DELETE FROM lost WHERE id % 600 = 7;
+         DELETE FROM u WHERE id::text LIKE '__7a%8'; UPDATE u SET v = 'new' WHERE id::text LIKE '__9b%8'",
     );
     let scans = || {
         let alone = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'crm'";
@@ -400,7 +404,7 @@ async fn table_that_lost_rows_is_scanned_once() {
     assert_eq!(rig.mode_alone().await, Mode::Proof);
     let now = scans().into_iter().zip(before);
     let now: Vec<u64> = now.map(|(now, before)| now - before).collect();
-    assert_eq!(now, [1, 1]);
+    assert_eq!(now, [1, 1, 1]);
     assert_eq!(rig.mode().await, Mode::Proof);
     rig.read_back().await;
 }

@@ -110,7 +110,7 @@ impl Proving<'_> {
                 Proof::Doubt(why) => return Ok(Proof::Doubt(why)),
             },
         };
-        self.walk((count, &part), gone, fresh).await
+        self.walk(count, &part, gone, fresh).await
     }
 
     fn place(&self) -> Place {
@@ -247,7 +247,8 @@ impl Proving<'_> {
     /// Writes what changed: the fresh rows that are held, or as they are read again.
     async fn walk(
         &self,
-        (count, part): (Count, &Part),
+        count: Count,
+        part: &Part,
         gone: KeyBatch,
         fresh: Fresh,
     ) -> Result<Proof<Box<Walked>>, AnyFailure> {

@@ -115,12 +115,12 @@ pub(super) struct Decoded {
     digest: Digest,
 }
 
-/// Where rows are digested: with their chunk, or not there, as before a merge leaves some of them
-/// out.
+/// Whether rows are digested with their chunk: not where a merge leaves some of them out, and not
+/// where nobody asks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Digests {
     Here,
-    Later,
+    Elsewhere,
 }
 
 /// What is compared with the manifest when all rows of a table have been read.
@@ -164,7 +164,7 @@ pub(super) fn decode(
     }
     let digest = match digests {
         Digests::Here => sum(vault, content.rows.iter()),
-        Digests::Later => Digest::ZERO,
+        Digests::Elsewhere => Digest::ZERO,
     };
     Ok(Decoded { content, digest })
 }
@@ -203,7 +203,7 @@ fn decode_where(
     let fitting: Vec<usize> = (0..count).filter(|row| fits(*row)).collect();
     let mut content = DecodedChunk::default();
     if !fitting.is_empty() {
-        let whole = decode(reader, sealed, chunk, columns, Digests::Later)?;
+        let whole = decode(reader, sealed, chunk, columns, Digests::Elsewhere)?;
         let rows = fitting
             .into_iter()
             .filter(|row| *row < whole.content.rows.len());
@@ -372,7 +372,7 @@ impl StackReader {
         };
         let digests = match (&merge, sums) {
             (None, Sums::Digests) => Digests::Here,
-            _ => Digests::Later,
+            _ => Digests::Elsewhere,
         };
         let mut runs = Vec::new();
         let mut coverage = Coverage::default();
@@ -416,7 +416,7 @@ impl StackReader {
         })
     }
 
-    /// The next rows; none at the end, after count and digest have been compared with the
+    /// The next rows; none at the end, after their [`Sums`] have been compared with the
     /// manifest's.
     ///
     /// # Errors

@@ -420,7 +420,13 @@ impl Sieve {
         if !(0..count).any(fits) {
             return Ok(None);
         }
-        let whole = decode(&self.reader, sealed, chunk, self.columns, Digests::Later)?;
+        let whole = decode(
+            &self.reader,
+            sealed,
+            chunk,
+            self.columns,
+            Digests::Elsewhere,
+        )?;
         Ok(Some(whole.content))
     }
 }

@@ -166,8 +166,8 @@ impl Sink {
     }
 
     /// Copies the cell at `index` to the beginning of `out`, and gives its length. Short ones go
-    /// as a whole block, which is cheaper than looking at their length: what lies behind a cell in
-    /// `out` may be written too.
+    /// as a whole block, which is cheaper than so many bytes as they have: what lies behind a cell
+    /// in `out` may be written too.
     pub(super) fn copy(&self, index: usize, out: &mut [u8]) -> usize {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         let length = self.ends[index] - start;

@@ -9,18 +9,181 @@ use std::fmt::Write;
 use super::catalog::texts;
 use super::client::{Client, TextRow};
 use super::error::Error;
-use super::proof::{self, Heap};
-use super::{quote, ranges};
+use super::{proof, quote, ranges};
 use crate::row::schema::Table;
 use crate::source::{Count, Part, Places, Share};
 
 /// Places of fresh rows are collected for tables of up to this many bytes, 6 bytes a row in the
-/// server's memory: 110 MB if it were the narrowest rows and all of them fresh.
+/// server's memory: if it were the narrowest rows and all of them fresh 110 MB, in a buffer that
+/// doubles and is copied once, some 240 MB.
 const PLACED_BYTES_MAX: u64 = 512 << 20;
 /// Most places that are named to the server in one statement.
 const PLACES_MAX: usize = 1 << 16;
 /// Bytes of a place, as the server sends it: page and number in it.
 const PLACE_BYTES: usize = 6;
+
+/// Keeps the planner from walking an index to sort by, which costs more than sorting few rows.
+pub const IN_HEAP_ORDER: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; \
+ SET enable_bitmapscan = off";
+/// The same, and has it go to places that are named.
+const BY_PLACE: &str = "SET enable_seqscan = off; SET enable_indexscan = off; \
+ SET enable_indexonlyscan = off; SET enable_bitmapscan = off";
+/// Lets it again.
+pub const IN_ANY_ORDER: &str = "RESET enable_seqscan; RESET enable_indexscan; \
+ RESET enable_indexonlyscan; RESET enable_bitmapscan";
+/// Has the planner look ranges up.
+const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off";
+
+/// How a part of a table is read.
+pub struct Way {
+    /// The condition that chooses its rows.
+    pub condition: String,
+    /// What is read in the place of the table.
+    pub instead: Option<String>,
+}
+
+impl Way {
+    /// The way to read a part of a table; the planner is told of it until [`IN_ANY_ORDER`].
+    pub async fn choose(
+        client: &mut Client,
+        table: &Table,
+        candidates: &[usize],
+        witness: &str,
+        part: &Part,
+    ) -> Result<Way, Error> {
+        let condition = condition(table, witness, part)?;
+        let doing = format!("reading table {}", table.name);
+        if let Part::Within {
+            edges,
+            ranges,
+            share,
+        } = part
+            && (*share == Share::Little || heap(client, table).await?.visible)
+            && let Some(rows) = ranges::looked_up(table, edges, ranges, candidates)
+        {
+            client.run(BY_INDEX, &doing).await?;
+            let plan = plan(client, &format!("SELECT * FROM {rows}"), &doing).await?;
+            let alone = *share == Share::Little || ranges::needs_no_heap(&plan);
+            if alone && ranges::looks_up(&plan) {
+                return Ok(Way {
+                    condition: "true".into(),
+                    instead: Some(rows),
+                });
+            }
+            client.run(IN_ANY_ORDER, &doing).await?;
+        }
+        let way = match part {
+            Part::Fresh(Places::Known(_)) => BY_PLACE,
+            _ => IN_HEAP_ORDER,
+        };
+        client.run(way, &doing).await?;
+        Ok(Way {
+            condition,
+            instead: None,
+        })
+    }
+}
+
+/// How many rows the table has, old and fresh ones, and where the fresh ones lie.
+pub async fn count(
+    client: &mut Client,
+    table: &Table,
+    witness: &str,
+) -> Result<(Count, Places), Error> {
+    let fresh = fresh(proof::xmin(witness)?);
+    let name = quote::table(&table.name);
+    let sql = match heap(client, table).await?.bytes <= PLACED_BYTES_MAX {
+        true => format!(
+            "SELECT n::text, COALESCE(pg_catalog.octet_length(places) / {PLACE_BYTES}, 0)::text, \
+             CASE WHEN pg_catalog.octet_length(places) <= {} \
+              THEN pg_catalog.encode(places, 'hex') END \
+             FROM (SELECT pg_catalog.count(*) AS n, \
+              pg_catalog.string_agg(pg_catalog.tidsend(ctid), ''::pg_catalog.bytea) \
+              FILTER (WHERE {fresh}) AS places FROM ONLY {name}) AS counted",
+            PLACES_MAX * PLACE_BYTES
+        ),
+        false => format!(
+            "SELECT pg_catalog.count(*)::text, \
+             (pg_catalog.count(*) FILTER (WHERE {fresh}))::text, NULL FROM ONLY {name}"
+        ),
+    };
+    let doing = format!("counting table {}", table.name);
+    let counted = in_heap_order(client, &sql, &doing).await?;
+    let counted = counted.into_iter().next().and_then(|row| {
+        let [all, fresh, places] = texts(row);
+        let (all, fresh): (u64, u64) = (all.parse().ok()?, fresh.parse().ok()?);
+        let old = all.checked_sub(fresh)?;
+        let places = match fresh {
+            0 => Places::Known("".into()),
+            _ => places_of(&places)?,
+        };
+        Some((Count { old, fresh }, places))
+    });
+    counted.ok_or_else(|| contradicts(client, &doing))
+}
+
+/// How many rows each of the ranges has that `edges` begin: by the key's index where it tells of
+/// most rows alone, else by looking at each.
+pub async fn count_ranges(
+    client: &mut Client,
+    table: &Table,
+    edges: &[String],
+) -> Result<Vec<u64>, Error> {
+    let doing = format!("counting table {}", table.name);
+    let by_index = match heap(client, table).await?.visible {
+        true => counts_by_index(client, table, edges, &doing).await?,
+        false => None,
+    };
+    let counted = match by_index {
+        Some(counted) => counted,
+        None => {
+            let range = ranges::bucket(table, edges).unwrap_or_else(|| "0".into());
+            let sql = format!(
+                "SELECT r.range::text, pg_catalog.count(*)::text \
+                 FROM (SELECT {range} AS range FROM ONLY {}) AS r GROUP BY r.range",
+                quote::table(&table.name)
+            );
+            in_heap_order(client, &sql, &doing).await?
+        }
+    };
+    let mut counts = vec![0; edges.len() + 1];
+    for row in counted {
+        let [range, rows] = texts(row);
+        let (Ok(range), Ok(rows)) = (range.parse::<usize>(), rows.parse()) else {
+            return Err(contradicts(client, &doing));
+        };
+        let Some(count) = counts.get_mut(range) else {
+            return Err(contradicts(client, &doing));
+        };
+        *count = rows;
+    }
+    Ok(counts)
+}
+
+/// How a table lies, which decides nothing but how it is read.
+struct Heap {
+    bytes: u64,
+    /// Whether an index tells of most rows alone: the visibility map covers half of the pages, by
+    /// the server's count of the last vacuum and the dead rows since, wherever those lie.
+    visible: bool,
+}
+
+async fn heap(client: &mut Client, table: &Table) -> Result<Heap, Error> {
+    let sql = format!(
+        "SELECT pg_catalog.pg_relation_size(c.oid)::text, (c.relallvisible > 0 AND \
+         c.relpages <= 2 * c.relallvisible * pg_catalog.exp(-LEAST(100, \
+          pg_catalog.pg_stat_get_dead_tuples(c.oid)::float8 / NULLIF(c.relpages, 0))))::text \
+         FROM pg_catalog.pg_class c WHERE c.oid = {}::pg_catalog.regclass",
+        quote::literal(&quote::table(&table.name))
+    );
+    let doing = format!("measuring table {}", table.name);
+    let row = client.rows(&sql, &doing).await?.pop().unwrap_or_default();
+    let [bytes, visible] = texts(row);
+    Ok(Heap {
+        bytes: bytes.parse().unwrap_or(u64::MAX),
+        visible: visible == "true",
+    })
+}
 
 /// The condition that a row is not proven to be as it was. Ages are reckoned within 2³¹: where the
 /// earlier xmin is beyond, though that was checked when the snapshot was taken, every row is fresh.
@@ -50,68 +213,6 @@ fn condition(table: &Table, witness: &str, part: &Part) -> Result<String, Error>
     }
 }
 
-/// Keeps the planner from walking an index to sort by, which costs more than sorting few rows.
-pub const IN_HEAP_ORDER: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; \
- SET enable_bitmapscan = off";
-/// The same, and has it go to places that are named.
-const BY_PLACE: &str = "SET enable_seqscan = off; SET enable_indexscan = off; \
- SET enable_indexonlyscan = off; SET enable_bitmapscan = off";
-/// Lets it again.
-pub const IN_ANY_ORDER: &str = "RESET enable_seqscan; RESET enable_indexscan; \
- RESET enable_indexonlyscan; RESET enable_bitmapscan";
-/// Has the planner look ranges up.
-const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off";
-
-/// How a part of a table is read.
-pub struct Way {
-    /// The condition that chooses its rows.
-    pub condition: String,
-    /// What is read in the place of the table.
-    pub instead: Option<String>,
-}
-
-impl Way {
-    /// The way to read a part of a table; the planner is told of it until [`IN_ANY_ORDER`].
-    pub async fn choose(
-        client: &mut Client,
-        (table, heap): (&Table, Heap),
-        candidates: &[usize],
-        witness: &str,
-        part: &Part,
-    ) -> Result<Way, Error> {
-        let condition = condition(table, witness, part)?;
-        let doing = format!("reading table {}", table.name);
-        if let Part::Within {
-            edges,
-            ranges,
-            share,
-        } = part
-            && (*share == Share::Little || heap.visible)
-            && let Some(rows) = ranges::looked_up(table, edges, ranges, candidates)
-        {
-            client.run(BY_INDEX, &doing).await?;
-            let plan = plan(client, &format!("SELECT * FROM {rows}"), &doing).await?;
-            let alone = *share == Share::Little || ranges::needs_no_heap(&plan);
-            if alone && ranges::looks_up(&plan) {
-                return Ok(Way {
-                    condition: "true".into(),
-                    instead: Some(rows),
-                });
-            }
-            client.run(IN_ANY_ORDER, &doing).await?;
-        }
-        let way = match part {
-            Part::Fresh(Places::Known(_)) => BY_PLACE,
-            _ => IN_HEAP_ORDER,
-        };
-        client.run(way, &doing).await?;
-        Ok(Way {
-            condition,
-            instead: None,
-        })
-    }
-}
-
 /// The lines of the planner's plan for a query.
 async fn plan(client: &mut Client, query: &str, doing: &str) -> Result<Vec<String>, Error> {
     let explain = format!("EXPLAIN (COSTS OFF) {query}");
@@ -121,41 +222,6 @@ async fn plan(client: &mut Client, query: &str, doing: &str) -> Result<Vec<Strin
         line
     });
     Ok(lines.collect())
-}
-
-/// How many rows the table has, old and fresh ones, and where the fresh ones lie.
-pub async fn count(
-    client: &mut Client,
-    table: &Table,
-    heap: Heap,
-    witness: &str,
-) -> Result<(Count, Places), Error> {
-    let fresh = fresh(proof::xmin(witness)?);
-    let name = quote::table(&table.name);
-    let sql = match heap.bytes <= PLACED_BYTES_MAX {
-        true => format!(
-            "SELECT n::text, COALESCE(pg_catalog.octet_length(places) / {PLACE_BYTES}, 0)::text, \
-             CASE WHEN pg_catalog.octet_length(places) <= {} \
-              THEN pg_catalog.encode(places, 'hex') END \
-             FROM (SELECT pg_catalog.count(*) AS n, \
-              pg_catalog.string_agg(pg_catalog.tidsend(ctid), ''::pg_catalog.bytea) \
-              FILTER (WHERE {fresh}) AS places FROM ONLY {name}) AS counted",
-            PLACES_MAX * PLACE_BYTES
-        ),
-        false => format!(
-            "SELECT pg_catalog.count(*)::text, \
-             (pg_catalog.count(*) FILTER (WHERE {fresh}))::text, NULL FROM ONLY {name}"
-        ),
-    };
-    let doing = format!("counting table {}", table.name);
-    let counted = in_heap_order(client, &sql, &doing).await?;
-    let counted = counted.into_iter().next().and_then(|row| {
-        let [all, fresh, places] = texts(row);
-        let (all, fresh): (u64, u64) = (all.parse().ok()?, fresh.parse().ok()?);
-        let old = all.checked_sub(fresh)?;
-        Some((Count { old, fresh }, places_of(&places)?))
-    });
-    counted.ok_or_else(|| contradicts(client, &doing))
 }
 
 /// Places as the server reads them, from the hexadecimal digits of those that it sent.
@@ -176,45 +242,6 @@ fn places_of(sent: &str) -> Option<Places> {
         write!(places, "{comma}\"({page},{number})\"").ok()?;
     }
     Some(Places::Known(places.into()))
-}
-
-/// How many rows each of the ranges has that `edges` begin: by the key's index where it tells of
-/// most rows alone, else by looking at each.
-pub async fn count_ranges(
-    client: &mut Client,
-    table: &Table,
-    heap: Heap,
-    edges: &[String],
-) -> Result<Vec<u64>, Error> {
-    let doing = format!("counting table {}", table.name);
-    let by_index = match heap.visible {
-        true => counts_by_index(client, table, edges, &doing).await?,
-        false => None,
-    };
-    let counted = match by_index {
-        Some(counted) => counted,
-        None => {
-            let range = ranges::bucket(table, edges).unwrap_or_else(|| "0".into());
-            let sql = format!(
-                "SELECT r.range::text, pg_catalog.count(*)::text \
-                 FROM (SELECT {range} AS range FROM ONLY {}) AS r GROUP BY r.range",
-                quote::table(&table.name)
-            );
-            in_heap_order(client, &sql, &doing).await?
-        }
-    };
-    let mut counts = vec![0; edges.len() + 1];
-    for row in counted {
-        let [range, rows] = texts(row);
-        let (Ok(range), Ok(rows)) = (range.parse::<usize>(), rows.parse()) else {
-            return Err(contradicts(client, &doing));
-        };
-        let Some(count) = counts.get_mut(range) else {
-            return Err(contradicts(client, &doing));
-        };
-        *count = rows;
-    }
-    Ok(counts)
 }
 
 /// The counts of ranges by the key's index; none where the planner has no use for it.
@@ -251,6 +278,7 @@ fn contradicts(client: &Client, doing: &str) -> Error {
         what: "counts that no table has".into(),
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,23 +102,7 @@ pub struct Proof {
     now: Result<Witness, &'static str>,
     /// Whether the server waits for its disk, so that what it has flushed outlives a crash.
     keeps: bool,
-    relations: BTreeMap<TableName, Relation>,
-}
-
-/// What is known of a table.
-struct Relation {
-    /// None where its rows may read differently though nobody wrote them.
-    mark: Option<String>,
-    heap: Heap,
-}
-
-/// How a table lies, which decides nothing but how it is read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Heap {
-    /// Its size.
-    pub bytes: u64,
-    /// Whether an index tells of most rows that everybody sees them, so that they need no look.
-    pub visible: bool,
+    marks: BTreeMap<TableName, String>,
 }
 
 impl Proof {
@@ -146,7 +130,7 @@ impl Proof {
         Proof {
             now: Err(why),
             keeps: false,
-            relations: BTreeMap::new(),
+            marks: BTreeMap::new(),
         }
     }
 
@@ -159,11 +143,9 @@ impl Proof {
         if let Err(why) = now.line.is_known() {
             return Ok(Proof::nothing(why));
         }
-        Ok(Proof {
-            now: Ok(now),
-            keeps,
-            relations: relations(client).await?,
-        })
+        let marks = marks(client).await?;
+        let now = Ok(now);
+        Ok(Proof { now, keeps, marks })
     }
 
     /// The witness, once the log up to this snapshot is written out: what a crash takes back gets
@@ -198,14 +180,7 @@ impl Proof {
     pub fn mark(&self, table: &Table) -> Option<String> {
         let whole = !table.facts.contains_key(CONDITION)
             && table.name.schema.as_deref() != Some(LARGE_OBJECTS.0);
-        let known = self.relations.get(&table.name).filter(|_| whole);
-        known.and_then(|known| known.mark.clone())
-    }
-
-    /// How a table lies.
-    pub fn heap(&self, table: &Table) -> Heap {
-        let known = self.relations.get(&table.name);
-        known.map(|known| known.heap).unwrap_or_default()
+        self.marks.get(&table.name).filter(|_| whole).cloned()
     }
 
     /// Why an earlier witness proves nothing, if so.
@@ -334,23 +309,20 @@ async fn line(client: &mut Client) -> Result<Option<(Witness, bool)>, Error> {
     Ok(Some((now, fsync == "on")))
 }
 
-/// For each heap table that a crash keeps: what its rows read by, the types of its columns, how
-/// large it is, and whether three quarters of its pages were all visible when last looked at.
+/// For each heap table that a crash keeps: what its rows read by, and the types of its columns.
 const RELATIONS: &str = "\
 SELECT n.nspname::text, c.relname::text, \
  pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attnum, \
   pg_catalog.quote_literal(a.attname), a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, \
   a.attisdropped, a.atthasmissing, pg_catalog.quote_literal(a.attmissingval::text)), ',' \
   ORDER BY a.attnum)), \
- pg_catalog.string_agg(DISTINCT a.atttypid::text, ' '), \
- pg_catalog.pg_relation_size(c.oid)::text, (c.relallvisible > 0 \
-  AND c.relallvisible * 4::int8 >= c.relpages * 3::int8)::text \
+ pg_catalog.string_agg(DISTINCT a.atttypid::text, ' ') \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 JOIN pg_catalog.pg_am m ON m.oid = c.relam \
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 \
 WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND m.amname = 'heap' \
  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
-GROUP BY 1, 2, c.oid, c.relallvisible, c.relpages";
+GROUP BY 1, 2, c.oid";
 
 /// For each type that those columns are made of: what its values read by, the types that it is
 /// made of, and whether its values read the same whatever else changes. A `reg…` value reads as a
@@ -399,7 +371,7 @@ struct Type {
     is_steady: bool,
 }
 
-async fn relations(client: &mut Client) -> Result<BTreeMap<TableName, Relation>, Error> {
+async fn marks(client: &mut Client) -> Result<BTreeMap<TableName, String>, Error> {
     let doing = "reading what tables read by";
     let types: HashMap<String, Type> = client
         .rows(TYPES, doing)
@@ -416,19 +388,13 @@ async fn relations(client: &mut Client) -> Result<BTreeMap<TableName, Relation>,
         })
         .collect();
     let relations = client.rows(RELATIONS, doing).await?;
-    let known = relations.into_iter().map(|row| {
-        let [schema, name, reads_by, used, bytes, visible] = texts(row);
-        let relation = Relation {
-            mark: mark(&reads_by, used.split_whitespace(), &types),
-            heap: Heap {
-                bytes: bytes.parse().unwrap_or(u64::MAX),
-                visible: visible == "true",
-            },
-        };
+    let marked = relations.into_iter().filter_map(|row| {
+        let [schema, name, reads_by, used] = texts(row);
+        let mark = mark(&reads_by, used.split_whitespace(), &types)?;
         let schema = Some(schema);
-        (TableName { schema, name }, relation)
+        Some((TableName { schema, name }, mark))
     });
-    Ok(known.collect())
+    Ok(marked.collect())
 }
 
 /// The xmin of an earlier snapshot, by the witness that it left.

@@ -189,7 +189,8 @@ pub fn bucket(table: &Table, edges: &[String]) -> Option<String> {
 /// The rows of some of the ranges that `edges` begin, to be read in the place of `table`, with its
 /// columns and, for `candidates` of large cells, their places; each range is a look into the key's
 /// index. None where the first column is no integer and no UUID: an index on text has another
-/// order, and numbers below 0 are an error to an oid.
+/// order, and numbers below 0 are an error to an oid. The offset keeps the planner from taking
+/// ranges and rows apart, where it compares each row with each range to have them in order.
 pub fn looked_up(
     table: &Table,
     edges: &[String],
@@ -207,7 +208,7 @@ pub fn looked_up(
     columns.extend(names.map(|column| quote::identifier(&column.name)));
     Some(format!(
         "(SELECT x.* FROM {} AS r(low, high), LATERAL (SELECT {} \
-         FROM ONLY {} AS t WHERE {}) AS x) AS t",
+         FROM ONLY {} AS t WHERE {} OFFSET 0) AS x) AS t",
         bounds.rows,
         columns.join(", "),
         quote::table(&table.name),
@@ -532,6 +533,7 @@ mod tests {
         assert!(sql.contains(&format!("'{{{min},20}}'::int8[]")), "{sql}");
         assert!(sql.contains(&format!("'{{9,{max}}}'::int8[]")), "{sql}");
         assert!(!sql.contains("ctid"), "{sql}");
+        assert!(sql.contains(" OFFSET 0)"), "{sql}");
         let sql = looked_up(&table("bigint"), &edges, &[1], &[0]).unwrap();
         assert!(sql.contains("SELECT ctid, \"k\" FROM ONLY"), "{sql}");
         assert_eq!(looked_up(&table("text"), &edges, &[1], &[]), None);

@@ -280,7 +280,7 @@ impl Shelf {
         let opening = tokio::task::spawn_blocking(move || {
             let pairs = missing.into_iter().zip(sealed);
             let opened = pairs.map(|(chunk, sealed)| {
-                let opened = decode(&reader, &sealed, &chunk, columns, Digests::Later);
+                let opened = decode(&reader, &sealed, &chunk, columns, Digests::Elsewhere);
                 (chunk, opened)
             });
             opened.collect::<Vec<_>>()
@@ -294,8 +294,9 @@ impl Shelf {
                 Ok(decoded) => decoded,
                 Err(error) if error.class() != Class::Corrupt => return Err(error.into()),
                 Err(_) => {
-                    let accept =
-                        |sealed: &_| decode(&self.reader, sealed, &chunk, columns, Digests::Later);
+                    let accept = |sealed: &_| {
+                        decode(&self.reader, sealed, &chunk, columns, Digests::Elsewhere)
+                    };
                     self.reader.chunk_elsewhere(&chunk.name, accept).await?
                 }
             };

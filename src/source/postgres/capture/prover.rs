@@ -42,8 +42,7 @@ impl Prover for Capture {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         let (mut client, stray) = begun.held(&self.server).await?;
-        let heap = begun.proof.heap(table);
-        let counted = part::count(&mut client, table, heap, witness).await?;
+        let counted = part::count(&mut client, table, witness).await?;
         begun.give_back(client, stray);
         Ok(counted)
     }
@@ -52,7 +51,7 @@ impl Prover for Capture {
         let begun = self.begun.as_ref().ok_or_else(not_begun)?;
         let _slot = begun.slots.acquire().await.map_err(|_| not_begun())?;
         let (mut client, stray) = begun.held(&self.server).await?;
-        let counts = part::count_ranges(&mut client, table, begun.proof.heap(table), edges).await?;
+        let counts = part::count_ranges(&mut client, table, edges).await?;
         begun.give_back(client, stray);
         Ok(counts)
     }
@@ -89,8 +88,7 @@ impl Begun {
         let doing = format!("reading table {}", table.name);
         let (mut client, stray) = self.held(server).await?;
         let candidates = rows::candidates(&mut client, table).await?;
-        let heap = self.proof.heap(table);
-        let way = part::Way::choose(&mut client, (table, heap), &candidates, witness, part).await?;
+        let way = part::Way::choose(&mut client, table, &candidates, witness, part).await?;
         // Its turn has come already.
         let (_turns, turn) = watch::channel(0);
         let read = rows::Read {
