@@ -150,7 +150,7 @@ impl Opened {
     /// # Errors
     /// The storage's.
     pub async fn index(&self) -> Result<Arc<Index>, AnyFailure> {
-        let index = self.load_index(Kept::Counts).await?;
+        let index = Index::open(self.indexes(Kept::Counts)).await?;
         for (id, _) in &index.damaged {
             let warning = format!("index {id} is damaged: 'rowvault verify --repair-index'");
             self.progress.warn(&warning);
@@ -158,18 +158,22 @@ impl Opened {
         Ok(Arc::new(index))
     }
 
-    /// The index as it is in the storage, or with what is kept here of it.
+    /// The index, loaded whole, as it is in the storage or with what is kept here of it: for whoever
+    /// walks over all places.
     ///
     /// # Errors
     /// As [`Opened::index`].
     pub async fn load_index(&self, kept: Kept) -> Result<Index, AnyFailure> {
-        let context = index::Context {
+        Ok(Index::load(self.indexes(kept)).await?)
+    }
+
+    fn indexes(&self, kept: Kept) -> index::Context<'_> {
+        index::Context {
             vault: &self.vault,
             keyring: &self.keyring,
             state: &self.state,
             kept,
-        };
-        Ok(Index::load(context).await?)
+        }
     }
 
     /// A reader over all that is indexed.

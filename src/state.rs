@@ -260,6 +260,15 @@ impl State {
         }
     }
 
+    /// Puts the file `from` in the place of `to`, at once but not durably.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; both then still stand.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let (from, to) = (self.path(from), self.path(to));
+        fs::rename(&from, &to).map_err(|source| io_error("write", &to, source))
+    }
+
     /// Takes the lock `name` without waiting; `what` says what it stands for.
     ///
     /// # Errors

@@ -217,10 +217,13 @@ impl Lookup<'_> {
             *self.chunks += 1;
         }
         match check::place_of(self.reader.index(), self.listed, &need.chunk) {
-            Ok(pack) => {
+            Ok(Ok(pack)) => {
                 self.packs.insert(pack);
             }
-            Err(why) => self.wrong.push((format!("chunk {}", need.chunk), why)),
+            Ok(Err(why)) => self.wrong.push((format!("chunk {}", need.chunk), why)),
+            Err(error) => self
+                .wrong
+                .push((format!("chunk {}", need.chunk), error.to_string())),
         }
     }
 }
@@ -296,7 +299,11 @@ impl Damage {
             return Some(why.clone());
         }
         let mut why = None;
-        for place in reader.index().places(chunk) {
+        let places = match reader.index().places(chunk) {
+            Ok(places) => places,
+            Err(error) => return Some(error.to_string()),
+        };
+        for place in places {
             why = Some(self.packs.get(&place.pack.id)?.clone());
         }
         why

@@ -22,7 +22,7 @@ use crate::repo::blob::{self, ChunkFacts};
 use crate::repo::index::Index;
 use crate::repo::reader::{self, Reader};
 use crate::repo::table::{self, RunChunks, read_run};
-use crate::repo::vault::{Vault, object_id};
+use crate::repo::vault::{self, Vault, object_id};
 use crate::repo::writer::footer_associated;
 use crate::row::cell::take_varint;
 use crate::row::codec::{self, Limits};
@@ -74,6 +74,11 @@ impl Failure for Error {
     }
 }
 
+/// What the index said where a chunk was looked up.
+fn indexed(error: vault::Error) -> Error {
+    table::Error::from(reader::Error::from(error)).into()
+}
+
 /// A chunk that a snapshot needs, and what for.
 #[derive(Clone, Debug)]
 pub struct Need {
@@ -101,16 +106,19 @@ pub async fn packs_listed(vault: &Vault) -> Result<HashMap<ObjectId, u64>, store
     Ok(packs.collect())
 }
 
-/// Whether some place of `chunk` is in a pack that is there with its length.
+/// A pack that has `chunk` and is there with its length; a sentence where there is none.
+///
+/// # Errors
+/// The index's.
 pub fn place_of(
     index: &Index,
     listed: &HashMap<ObjectId, u64>,
     chunk: &ChunkId,
-) -> Result<ObjectId, String> {
+) -> Result<Result<ObjectId, String>, vault::Error> {
     let mut why = format!("chunk {chunk} stands in no index");
-    for place in index.places(chunk) {
+    for place in index.places(chunk)? {
         match listed.get(&place.pack.id) {
-            Some(length) if *length == place.pack.length => return Ok(place.pack.id),
+            Some(length) if *length == place.pack.length => return Ok(Ok(place.pack.id)),
             Some(length) => {
                 why = format!(
                     "pack {} has {length} bytes where the index says {}",
@@ -120,7 +128,7 @@ pub fn place_of(
             None => why = format!("pack {} is missing from the storage", place.pack.id),
         }
     }
-    Err(why)
+    Ok(Err(why))
 }
 
 /// Visits every chunk that `manifest` needs. A run in `done` is passed over; those visited are
@@ -215,21 +223,22 @@ pub async fn packs_are_there(reader: &Reader, manifest: &Manifest) -> Result<(),
     let mut first = None;
     let mut done = HashSet::new();
     walk(reader, manifest, &mut done, &mut |need| {
-        if first.is_none()
-            && let Err(why) = place_of(reader.index(), &listed, &need.chunk)
-        {
-            let table = need
-                .table
-                .map(|table| manifest.tables[table].table.name.to_string());
-            let of = table.map_or("the structure".into(), |table| format!("table {table}"));
-            first = Some(format!("{why}; {of} needs it"));
+        if first.is_some() {
+            return;
         }
+        first = match place_of(reader.index(), &listed, &need.chunk) {
+            Ok(Ok(_)) => None,
+            Ok(Err(why)) => {
+                let table = need.table.map(|table| &manifest.tables[table].table.name);
+                let of = table.map_or("the structure".into(), |table| format!("table {table}"));
+                let what = format!("{why}; {of} needs it");
+                Some(Error::Missing { what })
+            }
+            Err(error) => Some(indexed(error)),
+        };
     })
     .await?;
-    match first {
-        None => Ok(()),
-        Some(what) => Err(Error::Missing { what }),
-    }
+    first.map_or(Ok(()), Err)
 }
 
 /// Refuses a snapshot that needs a chunk which lies in marked packs only: they may be gone soon. The
@@ -248,16 +257,18 @@ pub async fn packs_will_stay(
     }
     let mut first = None;
     walk(reader, manifest, &mut sure, &mut |need| {
-        let stays = |chunk: &ChunkId| {
-            let mut places = index.places(chunk);
-            places.any(|place| !index.is_marked(&place.pack.id))
-        };
-        if first.is_none() && !stays(&need.chunk) {
-            first = Some(need.chunk);
+        if first.is_some() {
+            return;
         }
+        let chunk = need.chunk;
+        first = match index.places(&chunk) {
+            Ok(mut places) => (!places.any(|place| !index.is_marked(&place.pack.id)))
+                .then_some(Error::Marked { chunk }),
+            Err(error) => Some(indexed(error)),
+        };
     })
     .await?;
-    first.map_or(Ok(()), |chunk| Err(Error::Marked { chunk }))
+    first.map_or(Ok(()), Err)
 }
 
 /// A pack that was read.
@@ -413,7 +424,7 @@ pub async fn opens_here(
     entry: &Entry,
     sealed: Bytes,
 ) -> Result<bool, Error> {
-    let mut places = reader.index().places(&entry.name);
+    let mut places = reader.index().places(&entry.name).map_err(indexed)?;
     let here = places.find(|place| place.pack.id == pack && place.offset == entry.offset);
     let Some(place) = here.filter(|place| place.length == entry.length) else {
         return Ok(false);

@@ -24,7 +24,7 @@ use crate::format::repository::{self, Repository};
 use crate::id::RepositoryId;
 use crate::random::Random;
 use crate::repo::blob::Realm;
-use crate::repo::vault::{Access, PACK_BYTES, Vault};
+use crate::repo::vault::{Access, INDEX_SORTED_BYTES_MIN, PACK_BYTES, Vault};
 use crate::store::{ObjectPath, Prefix, Store};
 
 pub use error::Error;
@@ -63,6 +63,7 @@ impl Opening {
             },
             chunk_target_bytes,
             pack_bytes: PACK_BYTES,
+            index_sorted_bytes_min: INDEX_SORTED_BYTES_MIN,
             clock: self.clock,
             random: self.random,
         }

@@ -131,7 +131,7 @@ impl Places {
         chunk: &ChunkId,
     ) -> Result<(), String> {
         let mut why = Some(format!("chunk {chunk} stands in no index"));
-        for place in index.places(chunk) {
+        for place in index.places(chunk).map_err(|error| error.to_string())? {
             let dictionary = place.facts.dictionary;
             let found = lies(packs, &place).and_then(|()| match dictionary {
                 Some(dictionary) => self.need_dictionary(index, packs, &dictionary),
@@ -155,7 +155,10 @@ impl Places {
         dictionary: &ChunkId,
     ) -> Result<(), String> {
         let mut why = Some(format!("dictionary {dictionary} stands in no index"));
-        for place in index.places(dictionary) {
+        for place in index
+            .places(dictionary)
+            .map_err(|error| error.to_string())?
+        {
             match lies(packs, &place) {
                 Ok(()) => {
                     self.add(place.number);

@@ -195,7 +195,7 @@ impl Reader {
         let mut places = Vec::with_capacity(names.len());
         let mut chunks: Vec<(usize, SealedChunk)> = Vec::new();
         for (at, name) in names.iter().enumerate() {
-            let place = self.index.places(name).next();
+            let place = self.index.places(name)?.next();
             let place = place.ok_or(Error::Unknown { chunk: *name })?;
             match self.kept_chunk(&place) {
                 Some(chunk) => chunks.push((at, chunk)),
@@ -241,7 +241,7 @@ impl Reader {
         for (at, name) in wanted {
             let mut last = Error::Unknown { chunk: name };
             let mut found = None;
-            for place in self.index.places(&name) {
+            for place in self.index.places(&name)? {
                 match self.chunk_at(place).await {
                     Ok(chunk) => {
                         found = Some(chunk);
@@ -276,12 +276,12 @@ impl Reader {
     /// # Errors
     /// [`Error`]: of its last place, where none is whole.
     pub async fn chunk(&self, name: &ChunkId) -> Result<Vec<u8>, Error> {
-        let place = self.index.places(name).next();
+        let place = self.index.places(name)?.next();
         if let Some(kept) = place.and_then(|place| self.kept_chunk(&place)) {
             return kept.open(&self.vault);
         }
         let mut last = Error::Unknown { chunk: *name };
-        for place in self.index.places(name) {
+        for place in self.index.places(name)? {
             match self.chunk_at(place).await {
                 Ok(chunk) => match chunk.open(&self.vault) {
                     Ok(raw) => return Ok(raw),
@@ -305,7 +305,7 @@ impl Reader {
         mut accept: impl FnMut(&SealedChunk) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut last = Error::Unknown { chunk: *name };
-        for place in self.index.places(name) {
+        for place in self.index.places(name)? {
             match self.chunk_at(place).await.and_then(|chunk| accept(&chunk)) {
                 Ok(value) => return Ok(value),
                 Err(error) if error.class() == Class::Corrupt => last = error,
@@ -451,7 +451,7 @@ impl Reader {
         let plain = |place: &Place<'_>| {
             place.facts.kind == ChunkKind::Dictionary && place.facts.dictionary.is_none()
         };
-        for place in self.index.places(name).filter(plain) {
+        for place in self.index.places(name)?.filter(plain) {
             let opened = self.place(place).await;
             let dictionary = opened.and_then(|chunk| {
                 let raw = chunk.open(&self.vault)?;

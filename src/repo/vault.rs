@@ -3,6 +3,7 @@
 //! Every metadata object passes through here, with the key of its kind and its place. Invariant:
 //! an object that is named by its bytes is checked against its name before it is opened.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -65,6 +66,12 @@ pub enum Error {
         /// Which object.
         path: ObjectPath,
     },
+    /// A file of places that this host keeps does not open; it was removed.
+    #[error("{} is damaged and was removed; nothing in the repository is hurt", path.display())]
+    Places {
+        /// The file.
+        path: PathBuf,
+    },
     /// The reader's key is needed.
     #[error("a writer's key file cannot {verb}")]
     WriterOnly {
@@ -87,6 +94,7 @@ impl Failure for Error {
             Error::Body { source, .. } => source.class(),
             Error::Renamed { .. } | Error::Signer { .. } => Class::Corrupt,
             Error::NotKept { .. } => Class::Unsettled,
+            Error::Places { .. } => Class::Transient,
             Error::WriterOnly { .. } | Error::OwnerOnly { .. } => Class::Denied,
         }
     }
@@ -98,6 +106,7 @@ impl Failure for Error {
             Error::WriterOnly { .. } | Error::OwnerOnly { .. } => Some(
                 "use the passphrase or a key file of the repository's owner (--passphrase-file, --key-file)".into(),
             ),
+            Error::Places { .. } => Some("run it again: the file is made anew".into()),
             Error::NotKept { .. } => Some("run it again; 'rowvault doctor' tries the storage".into()),
             _ => Some("run 'rowvault verify' to see which snapshots are hurt".into()),
         }
@@ -125,6 +134,9 @@ impl Error {
 /// A pack is closed when it has this many bytes, where nothing else is asked. Two are held at once,
 /// one being filled and one being stored; with more, a backup of large cells would need over 160 MiB.
 pub const PACK_BYTES: usize = 12 << 20;
+/// An index of fewer bytes is read whole by whoever looks chunks up, in some 20 ms, where nothing
+/// else is asked.
+pub const INDEX_SORTED_BYTES_MIN: u64 = 2 << 20;
 
 /// What the key that opened the repository allows.
 pub struct Access {
@@ -175,6 +187,8 @@ pub struct Vault {
     pub chunk_target_bytes: u32,
     /// A pack is closed when it has this many bytes.
     pub pack_bytes: usize,
+    /// From how many bytes on this host keeps the places of an index sorted.
+    pub index_sorted_bytes_min: u64,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.

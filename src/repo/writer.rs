@@ -238,22 +238,25 @@ impl Writer {
 
     /// Whether the chunk need not be sealed again: it is in a pack of ours, or in one that an
     /// index signed by us or by the owner names. Counts it, and remembers its pack, if so.
-    pub fn has(&self, name: &ChunkId) -> bool {
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn has(&self, name: &ChunkId) -> Result<bool, Error> {
         let mut progress = self.progress();
         let found = if progress.added.contains_key(name) {
             true
         } else {
             // A chunk that needs a dictionary is there only if its dictionary is.
-            let place = self.trusted_place(name);
-            let needed = place.and_then(|place| match place.facts.dictionary {
-                None => Some([Some(place.pack.id), None]),
-                Some(dictionary) if progress.added.contains_key(&dictionary) => {
-                    Some([Some(place.pack.id), None])
-                }
-                Some(dictionary) => self
-                    .trusted_place(&dictionary)
+            let place = self.trusted_place(name)?;
+            let dictionary = place.and_then(|place| place.facts.dictionary);
+            let dictionary = dictionary.filter(|name| !progress.added.contains_key(name));
+            let needed = match (place, dictionary) {
+                (None, _) => None,
+                (Some(place), None) => Some([Some(place.pack.id), None]),
+                (Some(place), Some(dictionary)) => self
+                    .trusted_place(&dictionary)?
                     .map(|dictionary| [Some(place.pack.id), Some(dictionary.pack.id)]),
-            });
+            };
             needed.is_some_and(|needed| {
                 progress.reused.extend(needed.into_iter().flatten());
                 true
@@ -262,24 +265,28 @@ impl Writer {
         if found {
             progress.written.chunks_reused += 1;
         }
-        found
+        Ok(found)
     }
 
     /// Where a chunk lies that may be built on.
-    fn trusted_place(&self, name: &ChunkId) -> Option<Place<'_>> {
+    fn trusted_place(&self, name: &ChunkId) -> Result<Option<Place<'_>>, Error> {
         let trusted = [self.vault.access.owner, self.vault.access.signer.id()];
-        self.index.places(name).find(|place| {
+        Ok(self.index.places(name)?.find(|place| {
             let absent =
                 self.index.is_absent(&place.pack.id) && !planted::is("dedup against a marked pack");
             trusted.contains(&place.pack.signer) && !absent
-        })
+        }))
     }
 
     /// The dictionaries that a chunk may need, wherever it lies.
-    pub fn dictionaries_of(&self, name: &ChunkId) -> Vec<ChunkId> {
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn dictionaries_of(&self, name: &ChunkId) -> Result<Vec<ChunkId>, Error> {
         let added = self.progress().added.get(name).copied().flatten();
-        let placed = self.index.places(name).map(|place| place.facts.dictionary);
-        added.into_iter().chain(placed.flatten()).collect()
+        let places = self.index.places(name)?;
+        let placed = places.filter_map(|place| place.facts.dictionary);
+        Ok(added.into_iter().chain(placed).collect())
     }
 
     /// Compresses and seals a chunk that the repository does not have, opens it again and lets
@@ -328,7 +335,7 @@ impl Writer {
     /// As [`Writer::add`].
     pub fn add_bytes(&self, kind: ChunkKind, bytes: &[u8]) -> Result<(ChunkId, Added), Error> {
         let name = self.vault.access.shared.chunk_id(kind as u8, bytes);
-        if self.has(&name) {
+        if self.has(&name)? {
             return Ok((name, Added::Reused));
         }
         let added = self.add(kind, name, bytes, None, |opened| opened == bytes)?;

@@ -176,7 +176,7 @@ async fn damaged_dictionary_is_an_integrity_error_that_names_its_table() {
     house::backup(&rig.house, &rig.crm()).await;
     let name = rig.named().await["mails"][0][0];
     let index = rig.house.opened.index().await.unwrap();
-    let place = index.places(&name).next().unwrap();
+    let place = index.places(&name).unwrap().next().unwrap();
     let pack = ObjectPath::Pack(place.pack.id).to_string();
     let pack = rig.place.path().join("repo").join(pack);
     let mut bytes = fs::read(&pack).unwrap();

@@ -37,6 +37,7 @@ mod heaps;
 mod hostile_objects;
 mod hostile_repository;
 mod house;
+mod index_sorted;
 mod init;
 mod keys;
 mod kill;

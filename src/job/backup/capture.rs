@@ -126,7 +126,7 @@ impl Tables<'_> {
                     table.name
                 ));
             }
-            let before = self.before(table, *order, &mut warnings);
+            let before = self.before(table, *order, &mut warnings)?;
             let before = match before {
                 Some(shadow) => Some(self.with_dictionary(shadow).await?),
                 None => None,
@@ -172,9 +172,11 @@ impl Tables<'_> {
         table: &Table,
         order: Order,
         warnings: &mut Vec<String>,
-    ) -> Option<ShadowTable> {
-        let tables = &self.shadow?.tables;
-        let shadow = tables.iter().find(|known| known.name == table.name)?;
+    ) -> Result<Option<ShadowTable>, AnyFailure> {
+        let mut tables = self.shadow.iter().flat_map(|shadow| &shadow.tables);
+        let Some(shadow) = tables.find(|known| known.name == table.name) else {
+            return Ok(None);
+        };
         let vault = self.writer.vault();
         let mut anew = |why: &str| {
             warnings.push(format!(
@@ -184,13 +186,15 @@ impl Tables<'_> {
         };
         if fingerprint(vault, table, stored(order)) != shadow.fingerprint {
             anew("its columns, its key or its order changed since the snapshot before");
-            return None;
+            return Ok(None);
         }
-        if !shadow.stack.iter().all(|run| self.writer.has(&run.run)) {
-            anew("a run of the snapshot before cannot be built on");
-            return None;
+        for run in &shadow.stack {
+            if !self.writer.has(&run.run)? {
+                anew("a run of the snapshot before cannot be built on");
+                return Ok(None);
+            }
         }
-        Some(shadow.clone())
+        Ok(Some(shadow.clone()))
     }
 
     /// What a table is compared with. Its dictionary comes from this host, else from the

@@ -51,7 +51,7 @@ impl Tables<'_> {
         let Some(witness) = shadow.witness.as_deref() else {
             return Ok(None);
         };
-        let Some(before) = self.before(table, Order::Key, &mut Vec::new()) else {
+        let Some(before) = self.before(table, Order::Key, &mut Vec::new())? else {
             return Ok(None);
         };
         let mark = prover.mark(table);

@@ -381,7 +381,7 @@ impl FreshWalk {
         let mut runs = Runs::new(writer, &subject.table, Some(place), earlier);
         let mut edges = Edges::open(place, &name, &facts.edges)?;
         while let Some(edge) = edges.take()? {
-            if !runs.may_adopt(&edge) {
+            if !runs.may_adopt(&edge)? {
                 return Ok(Proof::Doubt("the repository lacks a part of the base"));
             }
             runs.adopt(edge)?;
@@ -544,7 +544,7 @@ pub fn unchanged(
     let name = table.name.to_string();
     let mut edges = Edges::open(place, &name, &shadow.edges)?;
     while let Some(edge) = edges.take()? {
-        if !super::walk::write::is_there(writer, &edge) {
+        if !super::walk::write::is_there(writer, &edge)? {
             return Ok(Proof::Doubt("the repository lacks a part of the base"));
         }
     }

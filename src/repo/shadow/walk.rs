@@ -267,7 +267,7 @@ impl TableWalk {
     /// Ends the range in hand and begins that of `edge`.
     fn open_range(&mut self, edge: RunChunk) -> Result<(), Error> {
         self.close_range()?;
-        if self.runs.may_adopt(&edge) {
+        if self.runs.may_adopt(&edge)? {
             let target = self.place.vault.chunk_target_bytes;
             self.range = Some(Range::new(edge, target));
             Ok(())

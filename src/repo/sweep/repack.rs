@@ -113,7 +113,10 @@ fn chunks(
     let footer = check::footer(vault, whole).map_err(|error| error.to_string())?;
     let mut found = Vec::new();
     for entry in &footer.entries {
-        let places = index.places(&entry.name).filter(|place| {
+        let places = index
+            .places(&entry.name)
+            .map_err(|error| error.to_string())?;
+        let places = places.filter(|place| {
             place.pack.id == pack && place.offset == entry.offset && plan.kept.has(place.number)
         });
         for place in places {

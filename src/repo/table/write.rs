@@ -343,7 +343,7 @@ impl RunWriter {
         if let Added::New(bytes) = added {
             self.bytes_stored += u64::from(bytes);
         }
-        for dictionary in self.writer.dictionaries_of(&chunk.name) {
+        for dictionary in self.writer.dictionaries_of(&chunk.name)? {
             self.describer.dictionary(dictionary);
         }
         self.describer.push(&self.writer, chunk.clone())?;

@@ -14,7 +14,7 @@ use crate::repo::blob::Dictionary;
 use crate::repo::shadow::file::TableStreams;
 use crate::repo::shadow::range::{Item, Range, What};
 use crate::repo::shadow::{Error, Place};
-use crate::repo::table::{Digested, Packing, Put, RunOptions, RunWriter, WrittenRun};
+use crate::repo::table::{self, Digested, Packing, Put, RunOptions, RunWriter, WrittenRun};
 use crate::repo::writer::Writer;
 use crate::row::schema::Table;
 
@@ -112,7 +112,7 @@ impl Runs {
     }
 
     /// Whether the repository has all that a chunk of the old base needs.
-    pub(in crate::repo::shadow) fn may_adopt(&self, chunk: &RunChunk) -> bool {
+    pub(in crate::repo::shadow) fn may_adopt(&self, chunk: &RunChunk) -> Result<bool, Error> {
         is_there(&self.writer, chunk)
     }
 
@@ -313,9 +313,14 @@ impl Runs {
 }
 
 /// Whether the repository has all that a chunk of a base needs.
-pub(in crate::repo::shadow) fn is_there(writer: &Writer, chunk: &RunChunk) -> bool {
+pub(in crate::repo::shadow) fn is_there(writer: &Writer, chunk: &RunChunk) -> Result<bool, Error> {
     let pieces = chunk.cells.iter().flat_map(|cell| &cell.chunks);
-    writer.has(&chunk.name) && pieces.into_iter().all(|piece| writer.has(piece))
+    for name in std::iter::once(&chunk.name).chain(pieces) {
+        if !writer.has(name).map_err(table::Error::from)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses a run that does not hold as many rows and deletions as were handed to it.

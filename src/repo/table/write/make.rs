@@ -96,7 +96,7 @@ impl Maker {
         let vault = self.writer.vault();
         let name = rows_name(vault, self.columns, &cut.rows, &cut.deleted);
         let filters = column_filters(vault, &self.filters, &cut.rows);
-        if self.writer.has(&name) {
+        if self.writer.has(&name)? {
             return Ok(Made::Stored(cut.described(name, filters), Added::Reused));
         }
         ENCODER.with_borrow_mut(|(encoder, raw)| {
