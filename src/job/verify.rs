@@ -216,14 +216,12 @@ impl Lookup<'_> {
         if self.seen.insert(need.chunk) {
             *self.chunks += 1;
         }
-        match check::place_of(self.reader.index(), self.listed, &need.chunk) {
-            Ok(Ok(pack)) => {
+        let places = self.reader.index().numbered(&need.chunk);
+        match check::place_of(places.map(|(_, place)| place), self.listed, &need.chunk) {
+            Ok(pack) => {
                 self.packs.insert(pack);
             }
-            Ok(Err(why)) => self.wrong.push((format!("chunk {}", need.chunk), why)),
-            Err(error) => self
-                .wrong
-                .push((format!("chunk {}", need.chunk), error.to_string())),
+            Err(why) => self.wrong.push((format!("chunk {}", need.chunk), why)),
         }
     }
 }
@@ -299,11 +297,7 @@ impl Damage {
             return Some(why.clone());
         }
         let mut why = None;
-        let places = match reader.index().places(chunk) {
-            Ok(places) => places,
-            Err(error) => return Some(error.to_string()),
-        };
-        for place in places {
+        for (_, place) in reader.index().numbered(chunk) {
             why = Some(self.packs.get(&place.pack.id)?.clone());
         }
         why

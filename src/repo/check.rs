@@ -19,7 +19,7 @@ use crate::format::pack::{
 use crate::format::run::{RunChunk, RunKind};
 use crate::id::{ChunkId, ObjectId};
 use crate::repo::blob::{self, ChunkFacts};
-use crate::repo::index::Index;
+use crate::repo::index::Place;
 use crate::repo::reader::{self, Reader};
 use crate::repo::table::{self, RunChunks, read_run};
 use crate::repo::vault::{self, Vault, object_id};
@@ -107,18 +107,15 @@ pub async fn packs_listed(vault: &Vault) -> Result<HashMap<ObjectId, u64>, store
 }
 
 /// A pack that has `chunk` and is there with its length; a sentence where there is none.
-///
-/// # Errors
-/// The index's.
-pub fn place_of(
-    index: &Index,
+pub fn place_of<'a>(
+    places: impl Iterator<Item = Place<'a>>,
     listed: &HashMap<ObjectId, u64>,
     chunk: &ChunkId,
-) -> Result<Result<ObjectId, String>, vault::Error> {
+) -> Result<ObjectId, String> {
     let mut why = format!("chunk {chunk} stands in no index");
-    for place in index.places(chunk)? {
+    for place in places {
         match listed.get(&place.pack.id) {
-            Some(length) if *length == place.pack.length => return Ok(Ok(place.pack.id)),
+            Some(length) if *length == place.pack.length => return Ok(place.pack.id),
             Some(length) => {
                 why = format!(
                     "pack {} has {length} bytes where the index says {}",
@@ -128,7 +125,7 @@ pub fn place_of(
             None => why = format!("pack {} is missing from the storage", place.pack.id),
         }
     }
-    Ok(Err(why))
+    Err(why)
 }
 
 /// Visits every chunk that `manifest` needs. A run in `done` is passed over; those visited are
@@ -226,16 +223,19 @@ pub async fn packs_are_there(reader: &Reader, manifest: &Manifest) -> Result<(),
         if first.is_some() {
             return;
         }
-        first = match place_of(reader.index(), &listed, &need.chunk) {
-            Ok(Ok(_)) => None,
-            Ok(Err(why)) => {
-                let table = need.table.map(|table| &manifest.tables[table].table.name);
-                let of = table.map_or("the structure".into(), |table| format!("table {table}"));
-                let what = format!("{why}; {of} needs it");
-                Some(Error::Missing { what })
+        let found = match reader.index().places(&need.chunk) {
+            Ok(places) => place_of(places, &listed, &need.chunk),
+            Err(error) => {
+                first = Some(indexed(error));
+                return;
             }
-            Err(error) => Some(indexed(error)),
         };
+        if let Err(why) = found {
+            let table = need.table.map(|table| &manifest.tables[table].table.name);
+            let of = table.map_or("the structure".into(), |table| format!("table {table}"));
+            let what = format!("{why}; {of} needs it");
+            first = Some(Error::Missing { what });
+        }
     })
     .await?;
     first.map_or(Ok(()), Err)

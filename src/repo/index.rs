@@ -98,8 +98,6 @@ struct Slot {
 /// A place where a chunk lies.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// Its number among all places of all chunks, from 0, where the index was loaded whole.
-    pub number: usize,
     /// The pack.
     pub pack: &'a Pack,
     /// Offset of the sealed bytes.
@@ -231,6 +229,11 @@ impl Index {
         Ok(number)
     }
 
+    /// Whether these words on a pack are known as this signer's.
+    pub fn is_said_by(&self, pack: &IndexedPack, signer: &SignerId) -> bool {
+        self.known.contains_key(&(said(pack), *signer))
+    }
+
     /// Makes what was added findable.
     pub fn sort(&mut self) {
         if !self.sorted {
@@ -277,37 +280,44 @@ impl Index {
     /// # Errors
     /// [`Error::Places`]: what this host keeps of the index is damaged; never where it was loaded whole.
     pub fn places(&self, name: &ChunkId) -> Result<impl Iterator<Item = Place<'_>>, Error> {
-        assert!(self.sorted, "an index is sorted before it is asked");
-        let short: [u8; 16] = short(name);
-        let start = self.slots.partition_point(|slot| slot.name < short);
-        let same = self.slots[start..]
-            .iter()
-            .take_while(|slot| slot.name == short);
-        let here = &self.slots[start..start + same.count()];
+        let here = &self.slots[self.in_memory(name)];
         let mut found = Cow::Borrowed(here);
-        let kept = self
-            .kept
-            .as_ref()
-            .map(|kept| kept.find(&short))
-            .transpose()?;
-        if let Some(mut kept) = kept.filter(|kept| !kept.is_empty()) {
+        let kept = self.kept.as_ref().map(|kept| kept.find(&short(name)));
+        if let Some(mut kept) = kept.transpose()?.filter(|kept| !kept.is_empty()) {
             kept.extend_from_slice(here);
             let rank = |slot: &Slot| self.rank(&self.packs[slot.pack as usize]);
             kept.sort_by_key(|slot| (rank(slot), slot.pack));
             found = Cow::Owned(kept);
         }
         let name = *name;
-        Ok((0..found.len()).filter_map(move |at| self.place_of(start + at, &found[at], name)))
+        Ok((0..found.len()).filter_map(move |at| self.place_of(&found[at], name)))
     }
 
-    fn place_of(&self, number: usize, slot: &Slot, name: ChunkId) -> Option<Place<'_>> {
+    /// The places of a chunk with their numbers among all places, from 0, where all were loaded.
+    pub fn numbered(&self, name: &ChunkId) -> impl Iterator<Item = (usize, Place<'_>)> {
+        let slots = self.whole();
+        let name = *name;
+        self.in_memory(&name).filter_map(move |number| {
+            let place = self.place_of(&slots[number], name)?;
+            Some((number, place))
+        })
+    }
+
+    fn in_memory(&self, name: &ChunkId) -> Range<usize> {
+        assert!(self.sorted, "an index is sorted before it is asked");
+        let short = short(name);
+        let start = self.slots.partition_point(|slot| slot.name < short);
+        let same = self.slots[start..].iter();
+        start..start + same.take_while(|slot| slot.name == short).count()
+    }
+
+    fn place_of(&self, slot: &Slot, name: ChunkId) -> Option<Place<'_>> {
         let pack = &self.packs[slot.pack as usize];
         let dictionary = match slot.dictionary {
             0 => None,
             n => Some(*pack.dictionaries.get(usize::from(n) - 1)?),
         };
         Some(Place {
-            number,
             pack,
             offset: slot.offset,
             length: slot.length,

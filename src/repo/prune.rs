@@ -131,7 +131,7 @@ impl Places {
         chunk: &ChunkId,
     ) -> Result<(), String> {
         let mut why = Some(format!("chunk {chunk} stands in no index"));
-        for place in index.places(chunk).map_err(|error| error.to_string())? {
+        for (number, place) in index.numbered(chunk) {
             let dictionary = place.facts.dictionary;
             let found = lies(packs, &place).and_then(|()| match dictionary {
                 Some(dictionary) => self.need_dictionary(index, packs, &dictionary),
@@ -139,7 +139,7 @@ impl Places {
             });
             match found {
                 Ok(()) => {
-                    self.add(place.number);
+                    self.add(number);
                     why = None;
                 }
                 Err(wrong) => why = why.map(|_| wrong),
@@ -155,13 +155,10 @@ impl Places {
         dictionary: &ChunkId,
     ) -> Result<(), String> {
         let mut why = Some(format!("dictionary {dictionary} stands in no index"));
-        for place in index
-            .places(dictionary)
-            .map_err(|error| error.to_string())?
-        {
+        for (number, place) in index.numbered(dictionary) {
             match lies(packs, &place) {
                 Ok(()) => {
-                    self.add(place.number);
+                    self.add(number);
                     why = None;
                 }
                 Err(wrong) => why = why.map(|_| wrong),

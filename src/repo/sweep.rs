@@ -11,9 +11,9 @@ use std::collections::HashSet;
 use crate::clock::Timestamp;
 use crate::failpoint;
 use crate::failure::{Class, Failure};
-use crate::format::index::{Index as IndexBody, Mark};
+use crate::format::index::{Index as IndexBody, IndexedPack, Mark};
 use crate::format::object;
-use crate::id::{ObjectId, SourceHash};
+use crate::id::{ObjectId, SignerId, SourceHash};
 use crate::repo::index::{INDEX_BYTES_MAX, Index, IndexObject};
 use crate::repo::lease::{self, Lease};
 use crate::repo::prune::{Plan, Sized};
@@ -263,7 +263,7 @@ impl<'a> Sweep<'a> {
             for mut pack in body.packs {
                 if !packs.contains(&pack.pack) {
                     bytes += pack.footer.len();
-                    pack.signer = self.word(&pack.pack, pack.signer, signer);
+                    pack.signer = self.word(&pack, signer);
                     joined.packs.push(pack);
                 }
             }
@@ -285,18 +285,13 @@ impl<'a> Sweep<'a> {
     }
 
     /// On whose word a pack stands in an index that we write anew: none for our own.
-    fn word(
-        &self,
-        pack: &ObjectId,
-        claimed: Option<crate::id::SignerId>,
-        signer: crate::id::SignerId,
-    ) -> Option<crate::id::SignerId> {
-        let mut known = self.index.packs().iter().filter(|known| known.id == *pack);
-        // A claim that was not believed when the index was loaded is not passed on.
-        let word = match claimed {
-            Some(claimed) if known.any(|known| known.signer == claimed) => claimed,
-            _ => signer,
-        };
+    fn word(&self, pack: &IndexedPack, signer: SignerId) -> Option<SignerId> {
+        // A claim that was not believed when the index was loaded is not passed on: the same words
+        // must be known from whoever is said to have said them.
+        let claimed = pack
+            .signer
+            .filter(|claimed| self.index.is_said_by(pack, claimed));
+        let word = claimed.unwrap_or(signer);
         (word != self.vault.access.signer.id()).then_some(word)
     }
 

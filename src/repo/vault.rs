@@ -66,8 +66,8 @@ pub enum Error {
         /// Which object.
         path: ObjectPath,
     },
-    /// A file of places that this host keeps does not open; it was removed.
-    #[error("{} is damaged and was removed; nothing in the repository is hurt", path.display())]
+    /// A file of places that this host keeps does not open, and was removed if that could be done.
+    #[error("{}, which this host keeps, is damaged; nothing in the repository is hurt", path.display())]
     Places {
         /// The file.
         path: PathBuf,
@@ -106,7 +106,7 @@ impl Failure for Error {
             Error::WriterOnly { .. } | Error::OwnerOnly { .. } => Some(
                 "use the passphrase or a key file of the repository's owner (--passphrase-file, --key-file)".into(),
             ),
-            Error::Places { .. } => Some("run it again: the file is made anew".into()),
+            Error::Places { .. } => Some("run it again: the file is made anew; remove it where that does not help".into()),
             Error::NotKept { .. } => Some("run it again; 'rowvault doctor' tries the storage".into()),
             _ => Some("run 'rowvault verify' to see which snapshots are hurt".into()),
         }

@@ -242,26 +242,26 @@ impl Writer {
     /// # Errors
     /// The index's.
     pub fn has(&self, name: &ChunkId) -> Result<bool, Error> {
-        let mut progress = self.progress();
-        let found = if progress.added.contains_key(name) {
-            true
-        } else {
-            // A chunk that needs a dictionary is there only if its dictionary is.
-            let place = self.trusted_place(name)?;
-            let dictionary = place.and_then(|place| place.facts.dictionary);
-            let dictionary = dictionary.filter(|name| !progress.added.contains_key(name));
-            let needed = match (place, dictionary) {
-                (None, _) => None,
-                (Some(place), None) => Some([Some(place.pack.id), None]),
-                (Some(place), Some(dictionary)) => self
-                    .trusted_place(&dictionary)?
-                    .map(|dictionary| [Some(place.pack.id), Some(dictionary.pack.id)]),
-            };
-            needed.is_some_and(|needed| {
-                progress.reused.extend(needed.into_iter().flatten());
-                true
-            })
+        let place = self.trusted_place(name)?;
+        // A chunk that needs a dictionary is there only if its dictionary is.
+        let needed = match place.and_then(|place| place.facts.dictionary) {
+            None => None,
+            Some(dictionary) => Some((dictionary, self.trusted_place(&dictionary)?)),
         };
+        let mut progress = self.progress();
+        let needed = needed.filter(|(dictionary, _)| !progress.added.contains_key(dictionary));
+        let packs = match (place, needed) {
+            (None, _) | (_, Some((_, None))) => None,
+            (Some(place), None) => Some([Some(place.pack.id), None]),
+            (Some(place), Some((_, Some(dictionary)))) => {
+                Some([Some(place.pack.id), Some(dictionary.pack.id)])
+            }
+        };
+        let found = progress.added.contains_key(name)
+            || packs.is_some_and(|packs| {
+                progress.reused.extend(packs.into_iter().flatten());
+                true
+            });
         if found {
             progress.written.chunks_reused += 1;
         }

@@ -38,8 +38,10 @@ pub enum Table {
     Size,
     /// More and more hourly snapshots, each by a whole backup.
     Hours,
-    /// Years of hourly snapshots that are described, all of them kept, or as a policy has it.
+    /// Years of hourly snapshots that are described, all of them kept.
     Years,
+    /// The same, kept as a policy has it.
+    Retained,
 }
 
 /// How far growth is looked at.

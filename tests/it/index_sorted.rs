@@ -3,12 +3,16 @@
 //! In worlds of an even seed every client keeps the file, however small the index. The simulations
 //! run on it too.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use rowvault::crypto::sign::SigningKey;
 use rowvault::failure::{Class, Failure};
-use rowvault::format::keyring::Keyring;
+use rowvault::format::index::Index as IndexBody;
+use rowvault::format::keyring::{Keyring, Sources, Writer};
+use rowvault::format::pack::Footer;
 use rowvault::id::{ChunkId, ObjectId, SignerId};
 use rowvault::repo::blob::ChunkFacts;
 use rowvault::repo::check;
@@ -161,7 +165,7 @@ async fn kept() -> (World, Client, BTreeSet<ChunkId>) {
     let world = World::new(84).await;
     let client = world.client("a").await;
     world
-        .backup(&client, "crm", &rows(0, 20_000, "many"))
+        .backup(&client, "crm", &rows(0, 36_000, "many"))
         .await
         .unwrap();
     let names = names(&client).await;
@@ -234,14 +238,37 @@ async fn a_file_whose_end_is_damaged_is_not_looked_into() {
 /// its right is gone.
 #[tokio::test(start_paused = true)]
 async fn a_file_counts_as_long_as_those_maintain_who_did_when_it_was_written() {
-    let (_world, client, _) = kept().await;
+    let (world, client, _) = kept().await;
+    let mut delegate = world.client("a").await;
+    let vault = Arc::get_mut(&mut delegate.opened.vault).unwrap();
+    vault.access.signer = SigningKey::from_seed(&[7; 32]);
+    let signer = vault.access.signer.id();
+    let old = load(&client).await.objects[0].id;
+    let new = say_again(&delegate, old, vec![old]).await;
     let mut keyring = client.opened.keyring.clone();
-    keyring.owner = SignerId([9; 32]);
-    let index = Index::open(context(&client, &keyring)).await.unwrap();
-    assert!(!is_sorted(&index));
-    let index = Index::open(context(&client, &keyring)).await.unwrap();
-    assert!(is_sorted(&index));
-    assert!(!is_sorted(&open(&client).await));
+    keyring.writers.push(Writer {
+        name: "delegate".into(),
+        signer,
+        enrolled: client.opened.vault.clock.now(),
+        sources: Sources::All,
+        may_forget: true,
+        counts: BTreeMap::new(),
+        revoked: None,
+    });
+    // With the delegate's word the old object is replaced, and without it is not.
+    for revoked in [None, Some(client.opened.vault.clock.now()), None] {
+        keyring.writers[0].revoked = revoked;
+        let counting = match revoked {
+            None => BTreeSet::from([new]),
+            Some(_) => BTreeSet::from([old, new]),
+        };
+        for sorted in [false, true] {
+            let index = Index::open(context(&client, &keyring)).await.unwrap();
+            assert_eq!(is_sorted(&index), sorted, "{revoked:?}");
+            let objects = index.objects.iter().map(|object| object.id);
+            assert_eq!(objects.collect::<BTreeSet<_>>(), counting);
+        }
+    }
 }
 
 /// What a crash leaves of a file that is being made neither counts nor stays in the way.
@@ -255,6 +282,92 @@ async fn a_file_that_was_not_finished_is_overwritten() {
     assert!(is_sorted(&index));
     assert_eq!(look_all_up(&index, &names), Ok(()));
     assert!(!client.opened.state.path("places.new").exists());
+}
+
+/// Puts an index object anew that says what another one says, and replaces it or not.
+async fn say_again(client: &Client, said: ObjectId, replaces: Vec<ObjectId>) -> ObjectId {
+    let vault = &client.opened.vault;
+    let (_, body) = vault.fetch_index(said).await.unwrap();
+    let body = IndexBody { replaces, ..body };
+    vault.put_index(&body).await.unwrap()
+}
+
+/// Under an object lock, what was replaced stays for weeks: it was read, and the file made anew, by
+/// every command.
+#[tokio::test(start_paused = true)]
+async fn a_replaced_object_that_stays_is_in_the_file_and_counts_again_with_its_replacer_gone() {
+    let (world, client, names) = kept().await;
+    let old = load(&client).await.objects[0].id;
+    let new = say_again(&client, old, vec![old]).await;
+    open(&client).await;
+    let made = fs::read(file(&client)).unwrap();
+    let again = open(&client).await;
+    assert!(is_sorted(&again));
+    assert_eq!(again.replaced, [old]);
+    compare(&again, &load(&client).await, &names);
+    assert!(made == fs::read(file(&client)).unwrap(), "it was made anew");
+
+    assert!(world.storage.lose(&format!("index/{new}")));
+    let after = open(&client).await;
+    assert_eq!(after.replaced, []);
+    compare(&after, &load(&client).await, &names);
+    assert_eq!(look_all_up(&after, &names), Ok(()));
+}
+
+/// What is said of a pack counts by each of those who say it, as long as an object stands that says so.
+#[tokio::test(start_paused = true)]
+async fn words_on_a_pack_go_with_the_objects_that_hold_them() {
+    let (world, client, names) = kept().await;
+    let old = load(&client).await.objects[0].id;
+    let (_, mut body) = client.opened.vault.fetch_index(old).await.unwrap();
+    let mut footer = Footer::read(&body.packs[0].footer).unwrap();
+    let left_out = footer.entries.remove(0).name;
+    body.packs[0].footer = footer.write();
+    client.opened.vault.put_index(&body).await.unwrap();
+    for _ in 0..3 {
+        let index = open(&client).await;
+        assert_eq!(places(&index, &left_out).len(), 1);
+        compare(&index, &load(&client).await, &names);
+    }
+    assert!(world.storage.lose(&format!("index/{old}")));
+    for _ in 0..2 {
+        let index = open(&client).await;
+        assert_eq!(places(&index, &left_out), []);
+        assert_eq!(places(&index, &footer.entries[0].name).len(), 1);
+        compare(&index, &load(&client).await, &names);
+    }
+}
+
+/// An object of which one footer is none says nothing, not what stands before that footer.
+#[tokio::test(start_paused = true)]
+async fn an_object_with_a_false_footer_says_nothing() {
+    let (world, client, names) = kept().await;
+    let old = load(&client).await.objects[0].id;
+    let (_, mut body) = client.opened.vault.fetch_index(old).await.unwrap();
+    let mut last = body.packs[0].clone();
+    last.footer = vec![1, 2, 3];
+    body.packs.push(last);
+    let damaged = client.opened.vault.put_index(&body).await.unwrap();
+    assert!(world.storage.lose(&format!("index/{old}")));
+    for _ in 0..2 {
+        let index = open(&client).await;
+        assert_eq!(index.damaged.len(), 1);
+        assert_eq!(index.damaged[0].0, damaged);
+        assert!(names.iter().all(|name| places(&index, name).is_empty()));
+        assert!(load(&client).await.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_another_process_replaces_or_removes_is_read_to_the_end() {
+    let (_world, client, names) = kept().await;
+    let index = open(&client).await;
+    fs::rename(file(&client), file(&client).with_extension("away")).unwrap();
+    fs::write(file(&client), b"another").unwrap();
+    assert_eq!(look_all_up(&index, &names), Ok(()));
+    let index = open(&client).await;
+    fs::remove_file(file(&client)).unwrap();
+    assert_eq!(look_all_up(&index, &names), Ok(()));
 }
 
 /// Who looks few chunks up reads few pages; who looks up more than one for 16 pages reads all.

@@ -2,13 +2,17 @@
 //! chunk, the index made anew, readings that hold a sweep back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use rowvault::crypto::sign::SigningKey;
 use rowvault::failure::Class;
 use rowvault::format::index::{Index as IndexBody, IndexedPack};
-use rowvault::id::SourceName;
+use rowvault::format::pack::Footer;
+use rowvault::id::{ChunkId, SignerId, SourceName};
 use rowvault::job::maintain::{Effect, PruneRequest, prune};
 use rowvault::job::verify::{self, Data, repair_index};
 use rowvault::repo::catalog::{Catalog, Snapshot};
+use rowvault::repo::index::Kept;
 use rowvault::repo::{ledger, verdict};
 use rowvault::store::fault::{Conditions, Failing, Fault, Operation, Rule, When};
 use rowvault::store::probe::Conditional;
@@ -181,6 +185,63 @@ async fn a_chunk_with_a_false_session_is_read_from_another_place() {
         vault.put_index(&body).await.unwrap();
     }
     assert_eq!(world.check("with false sessions").await, 1);
+}
+
+/// A writer's claim to speak for the owner counts as the writer's word alone. Where the owner had said
+/// anything at all of that pack, joining small indexes used to turn it into the owner's own word, and
+/// backups of all writers then built on chunks that are nowhere.
+#[tokio::test(start_paused = true)]
+async fn what_a_writer_says_for_the_owner_stays_the_writers_word() {
+    let world = World::new(34).await;
+    let client = world.client("a").await;
+    let few = rows(0, 50, "one");
+    world.backup(&client, "crm", &few).await.unwrap();
+    let owner = client.opened.vault.access.signer.id();
+    let indexes = paths(&world, "index/");
+    let id = indexes[0].strip_prefix("index/").unwrap();
+    let (_, body) = client
+        .opened
+        .vault
+        .fetch_index(id.parse().unwrap())
+        .await
+        .unwrap();
+    let mut liar = world.client("liar").await;
+    let vault = Arc::get_mut(&mut liar.opened.vault).unwrap();
+    vault.access.signer = SigningKey::from_seed(&[7; 32]);
+    let signer = vault.access.signer.id();
+    for number in 0..40 {
+        let packs = body.packs.iter().map(|pack| {
+            let mut footer = Footer::read(&pack.footer).unwrap();
+            footer.entries[0].name = ChunkId([number; 32]);
+            IndexedPack {
+                footer: footer.write(),
+                signer: Some(owner),
+                ..pack.clone()
+            }
+        });
+        let body = IndexBody {
+            packs: packs.collect(),
+            ..IndexBody::default()
+        };
+        vault.put_index(&body).await.unwrap();
+    }
+    world.clock.advance(HOUR);
+    world.prune(&client).await.unwrap();
+    let joined = paths(&world, "index/").len();
+    assert!(joined < 5, "{joined} indexes are left");
+    let index = client.opened.load_index(Kept::Counts).await.unwrap();
+    let index = Arc::new(index);
+    let writer = client.opened.writer(index.clone()).unwrap();
+    for number in 0..40 {
+        let name = ChunkId([number; 32]);
+        let signers: Vec<SignerId> = index
+            .numbered(&name)
+            .map(|(_, place)| place.pack.signer)
+            .collect();
+        assert_eq!(signers, [signer], "chunk {number}");
+        assert!(!writer.has(&name).unwrap());
+    }
+    assert_eq!(world.check("after a liar").await, 1);
 }
 
 /// A client that had never tried the storage used to write as if it kept conditions.

@@ -76,6 +76,9 @@ impl Index {
     /// # Errors
     /// The storage's.
     pub async fn open(context: Context<'_>) -> Result<Index, Error> {
+        if context.kept == Kept::CountsForNothing {
+            return Index::load(context).await;
+        }
         let opened = load(context, From::Sorted).await?;
         let few = opened.fresh <= opened.bytes / SORTED_ANEW;
         if few || opened.bytes < context.vault.index_sorted_bytes_min {
@@ -133,6 +136,7 @@ async fn load_once(context: Context<'_>, from: From) -> Result<Loaded, Error> {
     if from == From::Sorted
         && let Some((sorted, packs, objects)) = sorted::open(context.vault, context.state)
         && are_believed(context.keyring, &objects)
+        && stay_replaced(&objects, &listed)
     {
         loaded.take_sorted(sorted, packs, objects, &listed);
     }
@@ -171,6 +175,26 @@ async fn load_once(context: Context<'_>, from: From) -> Result<Loaded, Error> {
 fn are_believed(keyring: &Keyring, objects: &[Object]) -> bool {
     let same = |one: &Object| keyring.may_maintain(&one.signer) == one.maintains;
     objects.iter().all(same)
+}
+
+/// Whether what others had replaced when the file was written is replaced still: the file does not
+/// say what it named.
+fn stay_replaced(objects: &[Object], listed: &HashMap<ObjectId, Listed>) -> bool {
+    let here = |one: &&Object| listed.contains_key(&one.id);
+    let replaced = replaced(objects.iter().filter(here));
+    let stays = |one: &Object| !one.replaced || replaced.contains(&one.id);
+    objects.iter().filter(here).all(stays)
+}
+
+/// What indexes replace: a maintainer's any other, a writer's only its own.
+fn replaced<'a>(objects: impl Iterator<Item = &'a Object> + Clone) -> HashSet<ObjectId> {
+    let signers = objects.clone().map(|one| (one.id, one.signer));
+    let signers: HashMap<ObjectId, SignerId> = signers.collect();
+    let replaces = objects.flat_map(|one| {
+        let may = |id: &&ObjectId| one.maintains || signers.get(id) == Some(&one.signer);
+        one.replaces.iter().filter(may)
+    });
+    replaces.copied().collect()
 }
 
 /// An index that is being loaded, and what its objects say before it is known which of them count.
@@ -236,6 +260,7 @@ impl Loaded {
             packs,
             replaces: body.replaces,
             marks: body.marks,
+            replaced: false,
         };
         self.object(object, listed);
         Ok(())
@@ -266,23 +291,19 @@ impl Loaded {
         self.objects.push(one);
     }
 
-    /// What indexes replace: a maintainer's any other, a writer's only its own.
-    fn replaced(&self) -> HashSet<ObjectId> {
-        let signers = self.objects.iter().map(|one| (one.id, one.signer));
-        let signers: HashMap<ObjectId, SignerId> = signers.collect();
-        let replaces = self.objects.iter().flat_map(|one| {
-            let may = |id: &&ObjectId| one.maintains || signers.get(id) == Some(&one.signer);
-            one.replaces.iter().filter(may)
-        });
-        replaces.copied().collect()
-    }
-
     /// Leaves out what only replaced objects say, or objects that are gone; the rest can be asked then.
     fn finish(&mut self) {
-        let replaced = self.replaced();
-        let gone = self.objects.iter().map(|one| one.id);
-        self.index.replaced = gone.filter(|id| replaced.contains(id)).collect();
-        self.objects.retain(|one| !replaced.contains(&one.id));
+        let replaced = replaced(self.objects.iter());
+        for one in self
+            .objects
+            .iter_mut()
+            .filter(|one| replaced.contains(&one.id))
+        {
+            one.replaced = true;
+            one.packs = Vec::new();
+            one.marks = Vec::new();
+            self.index.replaced.push(one.id);
+        }
         self.index.objects.retain(|one| !replaced.contains(&one.id));
         self.leave_out_unnamed();
         self.marks.retain(|mark| !replaced.contains(&mark.object));
@@ -364,18 +385,19 @@ mod tests {
         let (owner, one, two) = (SignerId([0; 32]), SignerId([1; 32]), SignerId([2; 32]));
         let id = |byte: u8| ObjectId([byte; 32]);
         let replaced = |written: &[(u8, SignerId, &[u8])]| {
-            let mut loaded = Loaded::new(owner);
+            let mut objects = Vec::new();
             for (object, signer, replaces) in written {
-                loaded.objects.push(Object {
+                objects.push(Object {
                     id: id(*object),
                     signer: *signer,
                     maintains: *signer == owner,
                     packs: Vec::new(),
                     replaces: replaces.iter().map(|byte| id(*byte)).collect(),
                     marks: Vec::new(),
+                    replaced: false,
                 });
             }
-            loaded.replaced()
+            super::replaced(objects.iter())
         };
         let mut written = vec![(1, one, &[][..]), (2, two, &[1, 2, 9])];
         assert_eq!(replaced(&written), HashSet::from([id(2)]));

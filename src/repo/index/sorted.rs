@@ -26,6 +26,8 @@ use crate::state::{self, State};
 
 /// Where it stands in the state directory.
 const FILE: &str = "places";
+/// What it is sealed for: this layout, and these rules of what it says.
+const PLACE: &str = "places 1";
 /// Where it is made; what a crash leaves here is overwritten.
 const NEW: &str = "places.new";
 /// A place: name, pack, offset, length, raw length, session, dictionary, kind, codec.
@@ -34,6 +36,8 @@ const SLOT_BYTES: usize = 16 + 4 * 4 + 2 * 2 + 2;
 const PAGE_SLOTS: usize = 106;
 const PAGE_BYTES: usize = PAGE_SLOTS * SLOT_BYTES + SEAL_BYTES;
 const LENGTH_BYTES: u64 = 8;
+/// No tail is longer; a terabyte has one of some 10 MiB.
+const TAIL_BYTES_MAX: u64 = 1 << 30;
 /// Who asks more than one time for so many pages gets all of them into memory: a page at a time
 /// would cost more.
 const ASKED_PAGES: u64 = 16;
@@ -53,6 +57,8 @@ pub(super) struct Object {
     pub replaces: Vec<ObjectId>,
     /// Its marks, whoever signed it.
     pub marks: Vec<Mark>,
+    /// Whether another replaced it: then only what it replaces itself stands here.
+    pub replaced: bool,
 }
 
 /// The part of the file that is read at once.
@@ -114,7 +120,9 @@ pub(super) fn open(vault: &Arc<Vault>, state: &State) -> Option<(Sorted, Vec<Pac
     let tail = read_tail(vault, &mut file).ok().flatten()?;
     let pages = tail.slots.div_ceil(PAGE_SLOTS as u64);
     let (fences, rest) = tail.fences.as_chunks::<8>();
-    if fences.len() as u64 != pages || !rest.is_empty() {
+    let mut numbers = tail.objects.iter().flat_map(|object| &object.packs);
+    let numbered = numbers.all(|number| (*number as usize) < tail.packs.len());
+    if fences.len() as u64 != pages || !rest.is_empty() || !numbered {
         return None;
     }
     let sorted = Sorted {
@@ -142,13 +150,14 @@ fn read_tail(vault: &Vault, file: &mut File) -> io::Result<Option<Tail>> {
     };
     let mut length = [0; LENGTH_BYTES as usize];
     file.read_exact_at(&mut length, before)?;
-    let Some(start) = before.checked_sub(u64::from_le_bytes(length)) else {
+    let length = u64::from_le_bytes(length);
+    let Some(start) = before.checked_sub(length.min(TAIL_BYTES_MAX)) else {
         return Ok(None);
     };
     file.seek(SeekFrom::Start(start))?;
     let mut sealed = Vec::new();
     file.take(before - start).read_to_end(&mut sealed)?;
-    let opened = vault.open(Kind::State, FILE, &sealed);
+    let opened = vault.open(Kind::State, PLACE, &sealed);
     Ok(opened
         .ok()
         .and_then(|(_, body)| read_body(&body, "file of places").ok()))
@@ -201,7 +210,7 @@ fn fill(vault: &Vault, file: File, content: Content<'_>) -> io::Result<()> {
         packs: content.packs.to_vec(),
         objects: content.objects,
     };
-    let tail = vault.seal(Kind::State, FILE, &write_body(&tail));
+    let tail = vault.seal(Kind::State, PLACE, &write_body(&tail));
     out.write_all(&tail)?;
     out.write_all(&(tail.len() as u64).to_le_bytes())?;
     out.flush()
@@ -209,7 +218,7 @@ fn fill(vault: &Vault, file: File, content: Content<'_>) -> io::Result<()> {
 
 /// Removes the file.
 pub(super) fn remove(state: &State) {
-    // What cannot be removed is not believed either.
+    // Where it cannot be removed, the person is told which file it is.
     let _ = state.remove(FILE);
 }
 

@@ -113,13 +113,10 @@ fn chunks(
     let footer = check::footer(vault, whole).map_err(|error| error.to_string())?;
     let mut found = Vec::new();
     for entry in &footer.entries {
-        let places = index
-            .places(&entry.name)
-            .map_err(|error| error.to_string())?;
-        let places = places.filter(|place| {
-            place.pack.id == pack && place.offset == entry.offset && plan.kept.has(place.number)
+        let places = index.numbered(&entry.name).filter(|(number, place)| {
+            place.pack.id == pack && place.offset == entry.offset && plan.kept.has(*number)
         });
-        for place in places {
+        for (_, place) in places {
             let start = entry.offset as usize;
             let sealed = whole.get(start..start + entry.length as usize);
             if sealed.map(blob::sealed_hash) != Some(entry.sealed_hash) {

@@ -41,6 +41,8 @@ pub fn run(options: &Options) {
     }
     if reach.wants(Table::Years) {
         years(options, reach, "kept", "all of them kept");
+    }
+    if reach.wants(Table::Retained) {
         let what = "48 hourly, 14 daily, 8 weekly, 12 monthly and 3 yearly kept";
         years(options, reach, "retained", what);
     }
