@@ -250,22 +250,17 @@ impl Writer {
         };
         let mut progress = self.progress();
         let needed = needed.filter(|(dictionary, _)| !progress.added.contains_key(dictionary));
-        let packs = match (place, needed) {
-            (None, _) | (_, Some((_, None))) => None,
-            (Some(place), None) => Some([Some(place.pack.id), None]),
-            (Some(place), Some((_, Some(dictionary)))) => {
-                Some([Some(place.pack.id), Some(dictionary.pack.id)])
-            }
-        };
-        let found = progress.added.contains_key(name)
-            || packs.is_some_and(|packs| {
-                progress.reused.extend(packs.into_iter().flatten());
-                true
-            });
-        if found {
+        let dictionary = needed.map(|(_, place)| place);
+        let added = progress.added.contains_key(name);
+        let there = place.is_some() && dictionary.is_none_or(|place| place.is_some());
+        if there && !added {
+            let places = [place, dictionary.flatten()].into_iter().flatten();
+            progress.reused.extend(places.map(|place| place.pack.id));
+        }
+        if there || added {
             progress.written.chunks_reused += 1;
         }
-        Ok(found)
+        Ok(there || added)
     }
 
     /// Where a chunk lies that may be built on.

@@ -433,10 +433,13 @@ impl StackReader {
         {
             return Err(Error::Merge {
                 table: self.name.clone(),
-                why: format!(
-                    "{} rows came out where the manifest names {}, or their digests differ",
-                    self.found.0, expected.0
-                ),
+                why: match self.found.0 == expected.0 {
+                    true => "its rows are not those that the manifest names".into(),
+                    false => format!(
+                        "{} rows came out where the manifest names {}",
+                        self.found.0, expected.0
+                    ),
+                },
             });
         }
         Ok(rows)
