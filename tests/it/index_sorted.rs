@@ -160,6 +160,19 @@ async fn places_in_the_file_are_those_of_the_index_through_a_life() {
     assert!(used > 30, "the file was looked into {used} times");
 }
 
+/// An index of less than 2 MiB is read whole, and nothing but its objects is kept.
+#[tokio::test(start_paused = true)]
+async fn a_small_index_gets_no_file() {
+    let world = World::new(83).await;
+    let client = world.client("a").await;
+    let items = rows(0, 400, "few");
+    world.backup(&client, "crm", &items).await.unwrap();
+    for _ in 0..2 {
+        assert!(!is_sorted(&open(&client).await));
+        assert!(!file(&client).exists());
+    }
+}
+
 /// A client whose host keeps a file of some pages, and the names in it.
 async fn kept() -> (World, Client, BTreeSet<ChunkId>) {
     let world = World::new(84).await;

@@ -53,9 +53,9 @@ pub enum Kept {
 
 /// Where the places of chunks are read from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Through {
     Objects,
-    /// From the sorted file, as far as it goes.
+    /// The sorted file, as far as it goes.
     Sorted,
 }
 
@@ -67,7 +67,7 @@ impl Index {
     /// # Errors
     /// The storage's.
     pub async fn load(context: Context<'_>) -> Result<Index, Error> {
-        Ok(load(context, From::Objects).await?.index)
+        Ok(load(context, Through::Objects).await?.index)
     }
 
     /// The same for whoever looks chunks up: an index of `Vault::index_sorted_bytes_min` or more is
@@ -79,7 +79,7 @@ impl Index {
         if context.kept == Kept::CountsForNothing {
             return Index::load(context).await;
         }
-        let opened = load(context, From::Sorted).await?;
+        let opened = load(context, Through::Sorted).await?;
         let few = opened.fresh <= opened.bytes / SORTED_ANEW;
         if few || opened.bytes < context.vault.index_sorted_bytes_min {
             return Ok(opened.index);
@@ -88,7 +88,7 @@ impl Index {
             None => opened,
             Some(_) => {
                 drop(opened);
-                load(context, From::Objects).await?
+                load(context, Through::Objects).await?
             }
         };
         let content = sorted::Content {
@@ -102,10 +102,10 @@ impl Index {
     }
 }
 
-async fn load(context: Context<'_>, from: From) -> Result<Loaded, Error> {
+async fn load(context: Context<'_>, through: Through) -> Result<Loaded, Error> {
     let mut listings = 1;
     loop {
-        match load_once(context, from).await {
+        match load_once(context, through).await {
             Err(Error::Store(error)) if error.is_missing() && listings < LISTINGS_MAX => {
                 listings += 1;
             }
@@ -121,7 +121,7 @@ struct Listed {
     modified: Timestamp,
 }
 
-async fn load_once(context: Context<'_>, from: From) -> Result<Loaded, Error> {
+async fn load_once(context: Context<'_>, through: Through) -> Result<Loaded, Error> {
     let listing = context.vault.store.list(Prefix::Indexes).await?;
     let listed = listing.objects.into_iter().filter_map(|one| {
         let ObjectPath::Index(id) = one.path else {
@@ -133,7 +133,7 @@ async fn load_once(context: Context<'_>, from: From) -> Result<Loaded, Error> {
     let listed: HashMap<ObjectId, Listed> = listed.collect();
     let mut loaded = Loaded::new(context.vault.access.owner);
     loaded.bytes = listed.values().map(|one| one.length).sum();
-    if from == From::Sorted
+    if through == Through::Sorted
         && let Some((sorted, packs, objects)) = sorted::open(context.vault, context.state)
         && are_believed(context.keyring, &objects)
         && stay_replaced(&objects, &listed)

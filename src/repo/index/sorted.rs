@@ -36,7 +36,7 @@ const SLOT_BYTES: usize = 16 + 4 * 4 + 2 * 2 + 2;
 const PAGE_SLOTS: usize = 106;
 const PAGE_BYTES: usize = PAGE_SLOTS * SLOT_BYTES + SEAL_BYTES;
 const LENGTH_BYTES: u64 = 8;
-/// No tail is longer; a terabyte has one of some 10 MiB.
+/// No tail is longer; by its shape, a terabyte has one of some 13 MiB.
 const TAIL_BYTES_MAX: u64 = 1 << 30;
 /// Who asks more than one time for so many pages gets all of them into memory: a page at a time
 /// would cost more.
@@ -216,12 +216,6 @@ fn fill(vault: &Vault, file: File, content: Content<'_>) -> io::Result<()> {
     out.flush()
 }
 
-/// Removes the file.
-pub(super) fn remove(state: &State) {
-    // Where it cannot be removed, the person is told which file it is.
-    let _ = state.remove(FILE);
-}
-
 impl Sorted {
     /// The places of the chunk whose name begins so.
     ///
@@ -255,6 +249,10 @@ impl Sorted {
     }
 
     fn whole(&self) -> Result<&[Slot], Error> {
+        // Asked for every chunk: only who may have to read waits for who reads.
+        if let Some(whole) = self.whole.get() {
+            return Ok(whole);
+        }
         let _reading = self.reading.lock();
         if let Some(whole) = self.whole.get() {
             return Ok(whole);
@@ -280,7 +278,8 @@ impl Sorted {
     }
 
     fn damaged(&self) -> Error {
-        remove(&self.state);
+        // Where it cannot be removed, the person is told which file it is.
+        let _ = self.state.remove(FILE);
         Error::Places {
             path: self.state.path(FILE),
         }
@@ -313,10 +312,7 @@ fn place(generation: &[u8; 24], number: u64) -> FramePlace<'_> {
 }
 
 fn fence(name: &[u8; 16]) -> u64 {
-    let [first, ..] = name.as_chunks::<8>().0 else {
-        unreachable!("sixteen bytes have a first half")
-    };
-    u64::from_be_bytes(*first)
+    (u128::from_be_bytes(*name) >> 64) as u64
 }
 
 fn write_slot(slot: &Slot, out: &mut Vec<u8>) {
